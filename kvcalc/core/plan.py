@@ -1,0 +1,106 @@
+"""The one list everything downstream reads: the tensors each rank allocates.
+
+Sums, the inverse, the ledger, tables, JSON and the measurement all take a `CachePlan`; there is no second
+formula. A planner is prepared once per (model, engine, layout, dtypes, options) and then answers any load.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the cache must hold: `sessions` sessions of `context_tokens` tokens each."""
+
+    context_tokens: int
+    sessions: int = 1
+    encoder_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the model is divided: tensor, pipeline, data and decode-context parallel degrees."""
+
+    tp: int = 1
+    pp: int = 1
+    dp: int = 1
+    dcp: int = 1
+
+    @property
+    def ranks(self) -> int:
+        return self.tp * self.pp * self.dp
+
+    def rank(self, dp: int, pp: int, tp: int) -> int:
+        """Global rank, TP innermost, then PP, then DP."""
+        return (dp * self.pp + pp) * self.tp + tp
+
+
+class Tensor(NamedTuple):
+    """`count` equal tensors (one per layer, unless the engine merges layers); `bytes` is all of them.
+
+    shape: of one tensor, in elements of `dtype` (block formats: elements before packing).
+    """
+
+    name: str
+    kind: str
+    block: str
+    law: str
+    layers: tuple[int, ...]
+    count: int
+    slots: int
+    shape: tuple[int, ...]
+    dtype: str
+    bytes: int
+
+
+class RankPlan(NamedTuple):
+    """The tensors that each of `ranks` (global rank numbers) allocates."""
+
+    ranks: tuple[int, ...]
+    tensors: list[Tensor]
+    bytes: int
+
+
+class CachePlan(NamedTuple):
+    """Every rank's tensors. Ranks with equal tensors share one `RankPlan`."""
+
+    ranks: list[RankPlan]
+
+    @property
+    def total_bytes(self) -> int:
+        """All ranks together."""
+        return sum(len(plan.ranks) * plan.bytes for plan in self.ranks)
+
+    @property
+    def max_rank_bytes(self) -> int:
+        """The fullest rank: it decides what fits."""
+        ranks = self.ranks
+        return ranks[0].bytes if len(ranks) == 1 else max(plan.bytes for plan in ranks)
+
+    def by_rank(self) -> dict[int, int]:
+        """Global rank -> bytes, in rank order."""
+        return dict(sorted((rank, plan.bytes) for plan in self.ranks for rank in plan.ranks))
+
+
+class Planner(Protocol):
+    """One engine's allocation of one model, ready for any load.
+
+    saturation_tokens: from here on bytes grow by the same amount every `period_tokens` tokens.
+    """
+
+    @property
+    def exactness(self) -> str: ...
+    @property
+    def assumptions(self) -> tuple[str, ...]: ...
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
+    @property
+    def period_tokens(self) -> int: ...
+    @property
+    def saturation_tokens(self) -> int: ...
+
+    def plan(self, load: Load) -> CachePlan:
+        """The tensors of every rank for this load."""
+        ...

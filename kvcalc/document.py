@@ -1,0 +1,256 @@
+"""Between a model document (the plain dict of a YAML file) and a `Model`. Standard library only.
+
+`schema` checks a document's shape and types first; here meaning is given: blocks, the layer pattern, kinds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any
+
+from kvcalc.core.model import Check, Kind, Model, Mtp, Source, Weights
+from kvcalc.dtypes import get_dtype
+from kvcalc.errors import KvcalcError, ModelFileError, did_you_mean, short
+from kvcalc.kinds import Indexer, kinds_by_tag
+from kvcalc.kinds.other import NoCache, SharedCache
+
+MAX_LAYERS = 10_000
+MAX_BLOCKS = 1_000
+_ITEM = re.compile(r"([A-Za-z_][A-Za-z0-9_.-]*)(?:\s*\*\s*([0-9]{1,6}))?", re.ASCII)
+_PLAIN_FIELDS = ("architecture", "parameters", "max_context", "hidden_size", "vocab_size")
+
+
+def model_from_document(doc: Mapping[str, Any]) -> Model:
+    """The model a checked document describes.
+
+    Raises: ModelFileError with the field (a path like `attention.local.groups`) at fault.
+    """
+    blocks, single = _blocks(doc["attention"])
+    layers = _layers(doc["layers"], doc.get("pattern"), blocks, single)
+    mtp = Mtp(**doc["mtp"]) if doc.get("mtp") is not None else None
+    used = {name for layer in layers for name in layer}
+    if mtp is not None:
+        used.add(_known(mtp.block, "mtp.block", blocks))
+    if unused := [name for name in blocks if name not in used]:
+        raise ModelFileError(
+            f"block {unused[0]!r} is in no layer of the pattern",
+            fix="use it in pattern, or remove it from attention",
+            field=f"attention.{unused[0]}",
+        )
+    if "none" in used and "none" not in blocks:
+        blocks["none"] = NoCache()
+    _check_shared(blocks)
+    dtypes = {key: _dtype(doc.get(key), key) for key in ("dtype", "cache_dtype", "state_dtype", "index_dtype")}
+    return Model(
+        name=doc["name"],
+        layers=layers,
+        blocks=blocks,
+        dtype=dtypes.pop("dtype") or "",
+        **dtypes,
+        **{key: doc.get(key) for key in _PLAIN_FIELDS},
+        mtp=mtp,
+        facts=dict(doc.get("facts", {})),
+        weights=_weights(doc.get("weights")),
+        source=Source(**doc.get("source", {})),
+        aliases=tuple(doc.get("aliases", ())),
+        checks=tuple(_check(index, check) for index, check in enumerate(doc.get("checks", ()))),
+        notes=tuple(doc.get("notes", ())),
+    )
+
+
+def _dtype(name: str | None, field: str) -> str | None:
+    if name is None:
+        return None
+    try:
+        return get_dtype(name, field=field).name
+    except KvcalcError as error:
+        raise ModelFileError(str(error), fix=error.fix, field=field, value=name) from None
+
+
+def _weights(doc: Mapping[str, Any] | None) -> Weights | None:
+    if doc is None:
+        return None
+    return Weights(dtype=_dtype(doc.get("dtype"), "weights.dtype"), bytes=doc.get("bytes"), source=doc.get("source"))
+
+
+def _check(index: int, doc: Mapping[str, Any]) -> Check:
+    dtype = _dtype(doc.get("dtype"), f"checks.{index}.dtype")
+    return Check(**{**doc, "dtype": dtype})
+
+
+def _blocks(attention: Mapping[str, Any]) -> tuple[dict[str, Kind], bool]:
+    """Block name -> kind; True when the document has one unnamed block."""
+    if "kind" in attention:
+        return {"attention": _kind(attention, "attention")}, True
+    if len(attention) > MAX_BLOCKS:
+        raise ModelFileError(f"more than {MAX_BLOCKS} blocks", fix="name each distinct block once", field="attention")
+    return {name: _kind(block, f"attention.{name}") for name, block in attention.items()}, False
+
+
+def _kind(doc: Mapping[str, Any], path: str) -> Kind:
+    cls = kinds_by_tag()[doc["kind"]]
+    values = dict(doc)
+    try:
+        if values.get("indexer") is not None:
+            values["indexer"] = Indexer(**values["indexer"])
+        return cls(**values)
+    except KvcalcError as error:
+        error.field = f"{path}.{error.field}" if error.field else path
+        raise
+
+
+def _check_shared(blocks: Mapping[str, Kind]) -> None:
+    for name, kind in blocks.items():
+        if isinstance(kind, SharedCache) and kind.of is not None and kind.of not in blocks:
+            raise ModelFileError(
+                f"block {name!r} shares the cache of {kind.of!r}, which is no block",
+                fix=did_you_mean(kind.of, list(blocks)) or f"blocks: {', '.join(blocks)}",
+                field=f"attention.{name}.of",
+                value=kind.of,
+            )
+
+
+def _layers(
+    count: int, pattern: Sequence[Any] | None, blocks: Mapping[str, Kind], single: bool
+) -> tuple[tuple[str, ...], ...]:
+    """For each layer its block names. The pattern repeats to `count`; a last partial round is cut.
+
+    Raises: ModelFileError.
+    """
+    if pattern is None:
+        if len(blocks) != 1:
+            raise ModelFileError(
+                f"{len(blocks)} blocks and no pattern: which layer has which?",
+                fix=f"add pattern: [{', '.join(blocks)}] (it repeats to `layers`)",
+                field="pattern",
+            )
+        return (tuple(blocks),) * count
+    if single:
+        raise ModelFileError(
+            "pattern names blocks, but attention has one unnamed block",
+            fix="name it: attention: {attn: {kind: ...}}",
+            field="pattern",
+        )
+    written: list[tuple[str, ...]] = []
+    for index, item in enumerate(pattern):
+        written.extend(_pattern_item(item, f"pattern.{index}", blocks))
+        if len(written) > count:
+            raise ModelFileError(
+                f"pattern writes out more layers than layers: {count}",
+                fix="shorten pattern, or raise layers",
+                field=f"pattern.{index}",
+                value=item,
+            )
+    if not written:
+        raise ModelFileError("pattern is empty", fix="name a block for each layer", field="pattern")
+    return tuple(written[index % len(written)] for index in range(count))
+
+
+def _pattern_item(item: object, path: str, blocks: Mapping[str, Kind]) -> list[tuple[str, ...]]:
+    """`name`, `name*3`, or a list of names for a layer with several caches."""
+    if isinstance(item, list | tuple):
+        if not item or not all(isinstance(name, str) and _ITEM.fullmatch(name) and "*" not in name for name in item):
+            raise ModelFileError(
+                f"a layer with several caches is a list of block names, not {short(item)}",
+                fix="write [attn, ssm]",
+                field=path,
+                value=item,
+            )
+        if len(set(item)) != len(item) and len(item) > MAX_BLOCKS:
+            raise ModelFileError("a layer lists too many caches", field=path)
+        return [tuple(_known(name, path, blocks) for name in item)]
+    match = _ITEM.fullmatch(item) if isinstance(item, str) else None
+    if match is None:
+        raise ModelFileError(
+            f"a pattern item is a block name, not {short(item)}",
+            fix="write name, name*3, or [name, name] for a layer with two caches",
+            field=path,
+            value=item,
+        )
+    name, times = match.group(1), int(match.group(2) or 1)
+    if not 1 <= times <= MAX_LAYERS:
+        raise ModelFileError(
+            f"{short(item)} repeats {times} times", fix=f"repeat 1 to {MAX_LAYERS} times", field=path, value=item
+        )
+    return [(_known(name, path, blocks),)] * times
+
+
+def _known(name: str, path: str, blocks: Mapping[str, Kind]) -> str:
+    if name in blocks or name == "none":
+        return name
+    raise ModelFileError(
+        f"pattern names {name!r}, which is no block of attention",
+        fix=did_you_mean(name, list(blocks)) or f"blocks: {', '.join(blocks)}",
+        field=path,
+        value=name,
+    )
+
+
+def document_from_model(model: Model) -> dict[str, Any]:
+    """The document that `model_from_document` reads back to an equal model, absent fields left out."""
+    used = model.stage_blocks(0, len(model.layers))
+    implicit_none = [name for name in used if name == "none" and model.blocks[name] == NoCache()]
+    blocks = {name: plain(kind) for name, kind in model.blocks.items() if name not in implicit_none}
+    single = list(blocks) == ["attention"] and all(layer == ("attention",) for layer in model.layers)
+    doc: dict[str, Any] = {"name": model.name}
+    if model.aliases:
+        doc["aliases"] = list(model.aliases)
+    if source := plain(model.source):
+        doc["source"] = source
+    for key in _PLAIN_FIELDS:
+        if (value := getattr(model, key)) is not None:
+            doc[key] = value
+    if model.weights is not None:
+        doc["weights"] = plain(model.weights)
+    doc["layers"] = len(model.layers)
+    for key in ("dtype", "cache_dtype", "state_dtype", "index_dtype"):
+        if (value := getattr(model, key)) is not None:
+            doc[key] = value
+    doc["attention"] = blocks["attention"] if single else blocks
+    if not single and not (len(blocks) == 1 and all(layer == tuple(blocks) for layer in model.layers)):
+        doc["pattern"] = write_pattern(model.layers)
+    if model.mtp is not None:
+        doc["mtp"] = plain(model.mtp)
+    if model.facts:
+        doc["facts"] = dict(model.facts)
+    if model.checks:
+        doc["checks"] = [plain(check) for check in model.checks]
+    if model.notes:
+        doc["notes"] = list(model.notes)
+    return doc
+
+
+def plain(value: Any) -> Any:
+    """A frozen dataclass as a dict without the fields that have their default value."""
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    return {
+        item.name: plain(current)
+        for item in fields(value)
+        if (current := getattr(value, item.name)) != item.default or (item.name == "kind" and item.default is not MISSING)
+    }
+
+
+def write_pattern(layers: Sequence[tuple[str, ...]]) -> list[Any]:
+    """The shortest repeating round of `layers`, run-length encoded.
+
+    >>> write_pattern([("a",), ("a",), ("a",), ("b",), ("a",), ("a",)])
+    ['a*3', 'b']
+    """
+    count = len(layers)
+    period = next(p for p in range(1, count + 1) if all(layers[i] == layers[i - p] for i in range(p, count)))
+    items: list[Any] = []
+    index = 0
+    while index < period:
+        run = 1
+        while index + run < period and layers[index + run] == layers[index]:
+            run += 1
+        names = layers[index]
+        if len(names) > 1:
+            items.extend([list(names)] * run)
+        else:
+            items.append(names[0] if run == 1 else f"{names[0]}*{run}")
+        index += run
+    return items

@@ -1,0 +1,46 @@
+"""Who allocates the cache. This is the one table: the command line, docs and contract tests walk it.
+
+To add an engine: its module in this package with an `ENGINE` object, and its line in `_MODULES`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import cast
+
+from kvcalc.engines.base import Engine
+from kvcalc.errors import UsageError, did_you_mean, short
+
+#: engine name -> module of this package; imported only when asked for.
+_MODULES = {
+    "ideal": "ideal",
+}
+
+
+def engine_names() -> tuple[str, ...]:
+    return tuple(_MODULES)
+
+
+def get_engine(name: str) -> tuple[Engine, str]:
+    """The engine and the version asked for: `NAME` or `NAME@VERSION`.
+
+    Raises: UsageError for an unknown name or version.
+    """
+    base, _, version = name.strip().lower().partition("@")
+    module = _MODULES.get(base)
+    if module is None:
+        raise UsageError(
+            f"unknown engine {short(name)}",
+            fix=did_you_mean(base, list(_MODULES)) or f"one of: {', '.join(_MODULES)}",
+            field="engine",
+            value=name,
+        )
+    engine = cast("Engine", import_module(f"kvcalc.engines.{module}").ENGINE)
+    if version and version not in engine.versions:
+        raise UsageError(
+            f"{base} has no rules for version {short(version)}",
+            fix=f"versions: {', '.join(engine.versions)}",
+            field="engine",
+            value=name,
+        )
+    return engine, version or engine.versions[0]

@@ -1,0 +1,116 @@
+"""What an engine is to kvcalc: rules that turn a model's components into the tensors each rank allocates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from kvcalc.core.component import Role
+from kvcalc.core.model import Model
+from kvcalc.core.plan import Layout, Planner
+from kvcalc.errors import UsageError, did_you_mean, short
+from kvcalc.units import parse_bytes, parse_count, parse_fraction, parse_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheDtypes:
+    """Element type per role: names of `kvcalc.dtypes`."""
+
+    key: str
+    value: str
+    index: str
+    pending: str
+    conv: str
+    state: str
+
+    def of(self, role: Role) -> str:
+        return str(getattr(self, role))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One engine option, under the engine's own name. `default` None: the engine decides."""
+
+    name: str
+    parse: Literal["tokens", "count", "bytes", "fraction", "switch", "choice"]
+    help: str
+    default: int | float | bool | str | None = None
+    choices: tuple[str, ...] = ()
+
+    def read(self, text: str) -> int | float | bool | str:
+        """The value of `text`.
+
+        Raises: UsageError.
+        """
+        if self.parse == "tokens":
+            return parse_tokens(text, field=self.name)
+        if self.parse == "count":
+            return parse_count(text, field=self.name, least=0)
+        if self.parse == "bytes":
+            return parse_bytes(text, field=self.name)
+        if self.parse == "fraction":
+            return parse_fraction(text, field=self.name)
+        known = self.choices or ("on", "off", "true", "false", "1", "0", "yes", "no")
+        if (lowered := text.strip().lower()) not in known:
+            raise UsageError(
+                f"{self.name} cannot be {short(text)}", fix=f"one of: {', '.join(known)}", field=self.name, value=text
+            )
+        return lowered if self.parse == "choice" else lowered in ("on", "true", "1", "yes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """Everything but the load: how the engine is started."""
+
+    version: str
+    layout: Layout = field(default_factory=Layout)
+    dtypes: CacheDtypes
+    options: Mapping[str, Any] = field(default_factory=dict)
+    gpu: str | None = None
+
+
+class Engine(Protocol):
+    """One engine. `versions[0]` is the default; `verified_by` says how its numbers are proved."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def versions(self) -> tuple[str, ...]: ...
+    @property
+    def verified_by(self) -> str: ...
+    @property
+    def summary(self) -> str: ...
+    @property
+    def options(self) -> tuple[Option, ...]: ...
+
+    def prepare(self, model: Model, setup: Setup) -> Planner:
+        """The allocation of `model`, ready for any load.
+
+        Raises: EngineRefusal where the engine itself would not start.
+        """
+        ...
+
+
+def read_options(engine: Engine, pairs: Sequence[str]) -> dict[str, Any]:
+    """`KEY=VALUE` texts as the engine's options.
+
+    Raises: UsageError for an unknown key, a missing value or one out of range.
+    """
+    known = {option.name: option for option in engine.options}
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals:
+            raise UsageError(f"engine option {short(pair)} has no value", fix="write -o KEY=VALUE", field="option")
+        if key not in known:
+            listed = f"options of {engine.name}: {', '.join(known)}" if known else f"{engine.name} has no options"
+            raise UsageError(
+                f"engine {engine.name} has no option {short(key)}",
+                fix=did_you_mean(key, list(known)) or listed,
+                field="option",
+                value=pair,
+            )
+        values[key] = known[key].read(text)
+    return values
