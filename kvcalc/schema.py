@@ -1,0 +1,225 @@
+"""Model documents checked by pydantic: shapes, types, unknown keys; every error with file, line, field and fix.
+
+The kinds are read from the dataclasses of `kvcalc.kinds` as one discriminated union: there is no second set of
+classes. Meaning (pattern, blocks, contradictions) is `kvcalc.document`'s.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+
+from kvcalc.core.model import Check, Model, Mtp, Source, Weights
+from kvcalc.document import MAX_LAYERS, model_from_document
+from kvcalc.errors import KvcalcError, ModelFileError, did_you_mean, short
+from kvcalc.kinds import AnyKind, Indexer, kinds_by_tag
+from kvcalc.units import MAX_BYTES, MAX_SESSIONS, MAX_TOKENS
+from kvcalc.yamlfile import FieldPath, decode, parse, read_bytes
+
+_Kind = Annotated[AnyKind, Field(discriminator="kind")]
+_Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
+_BlockName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$", max_length=60)]
+_Int = Annotated[int, Field(ge=1, le=2**31)]
+
+
+def _one_or_named(value: object) -> str:
+    return "one" if isinstance(value, Mapping) and "kind" in value else "named"
+
+
+class ModelDocument(BaseModel):
+    """One model: layers, what each keeps, and where the numbers were read."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: _Name
+    aliases: list[_Name] = []
+    source: Source = Source()
+    architecture: _Name | None = None
+    parameters: Annotated[int, Field(ge=1, le=2**60)] | None = None
+    weights: Weights | None = None
+    max_context: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
+    hidden_size: _Int | None = None
+    vocab_size: _Int | None = None
+    layers: Annotated[int, Field(ge=1, le=MAX_LAYERS)]
+    dtype: _Name
+    cache_dtype: _Name | None = None
+    state_dtype: _Name | None = None
+    index_dtype: _Name | None = None
+    attention: Annotated[
+        Annotated[_Kind, Tag("one")] | Annotated[dict[_BlockName, _Kind], Tag("named")], Discriminator(_one_or_named)
+    ]
+    pattern: list[str | list[str]] | None = None
+    mtp: Mtp | None = None
+    facts: dict[str, int | float | str | bool] = {}
+    checks: list[Check] = []
+    notes: list[str] = []
+
+
+_UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
+
+#: What a missing field is, where that is not obvious from its name.
+_HINTS = {
+    "layers": "the number of layers (num_hidden_layers)",
+    "dtype": "the model's own type, for example bfloat16 (torch_dtype)",
+    "attention": "for example {kind: gqa, heads: 32, groups: 8, head_dim: 128}",
+    "name": "what the model is called",
+    "kind": "one of: " + ", ".join(kinds_by_tag()),
+    "heads": "the number of query heads (num_attention_heads)",
+    "groups": "the number of KV heads (num_key_value_heads)",
+    "head_dim": "the width of a head (head_dim; hidden_size / heads only where the config has none)",
+    "latent_dim": "the compressed KV width (kv_lora_rank)",
+    "rope_dim": "the width of the decoupled rotary key (qk_rope_head_dim; 0 without)",
+}
+
+
+def check_document(doc: Any, *, file: str, lines: Mapping[FieldPath, int] | None = None) -> Model:
+    """The model of a parsed document.
+
+    Raises: ModelFileError for the first fault, with file, line, field, value and fix.
+    """
+    lines = lines or {}
+    if not isinstance(doc, dict):
+        raise ModelFileError(
+            f"a model file is a mapping of fields, not {short(doc)}",
+            fix="write name:, layers:, dtype:, attention: (`kvcalc schema` lists all fields)",
+            file=file,
+            line=lines.get(()),
+        )
+    try:
+        ModelDocument.model_validate_json(json.dumps(doc), strict=True)
+        _check_numbers(doc)
+        return model_from_document(doc)
+    except ValidationError as error:
+        raise _translate(error, doc, file, lines) from None
+    except KvcalcError as error:
+        path = tuple(int(part) if part.isdigit() else part for part in (error.field or "").split(".") if part)
+        error.file, error.line = file, _line(path, lines)
+        raise
+
+
+def _check_numbers(doc: Mapping[str, Any]) -> None:
+    """Ranges of the shared dataclasses, whose fields are plain integers to pydantic."""
+    limits = [("weights", "bytes", MAX_BYTES), ("mtp", "layers", MAX_LAYERS)]
+    pairs = [(f"{group}.{key}", doc.get(group, {}).get(key) if doc.get(group) else None, most) for group, key, most in limits]
+    for index, check in enumerate(doc.get("checks", ())):
+        bounds = {"context": MAX_TOKENS, "bytes": MAX_BYTES, "sessions": MAX_SESSIONS}
+        pairs += [(f"checks.{index}.{key}", check.get(key), most) for key, most in bounds.items()]
+    for field, value, most in pairs:
+        if value is not None and not 1 <= value <= most:
+            raise ModelFileError(f"{field} is {value}, outside 1 to {most:,}", fix="check the value", field=field, value=value)
+
+
+def _line(path: FieldPath, lines: Mapping[FieldPath, int]) -> int | None:
+    """The line of a path, or of the nearest thing around it."""
+    for end in range(len(path), -1, -1):
+        if path[:end] in lines:
+            return lines[path[:end]]
+    return None
+
+
+def _document_path(loc: Sequence[str | int], doc: Any) -> tuple[FieldPath, Any]:
+    """pydantic's location without its union tags, and the mapping around it."""
+    path: list[str | int] = []
+    current: Any = doc
+    around: Any = doc
+    tags = {"one", "named", "str", *kinds_by_tag()}
+    for part in loc:
+        if isinstance(current, dict) and part in current:
+            around, current = current, current[part]
+        elif isinstance(current, list) and isinstance(part, int) and part < len(current):
+            around, current = current, current[part]
+        elif part in tags or str(part).startswith("list["):
+            continue  # names a member of a union, not a key of the document
+        else:
+            around, current = current, None
+        path.append(part)
+    return tuple(path), around
+
+
+def _translate(error: ValidationError, doc: Any, file: str, lines: Mapping[FieldPath, int]) -> ModelFileError:
+    """pydantic's first fault in the user's words."""
+    faults = error.errors(include_url=False)
+    # A misspelt key also makes the right one missing: the unknown key is the better message.
+    fault = next((item for item in faults if item["type"] in _UNKNOWN_KEY), faults[0])
+    path, around = _document_path([part for part in fault["loc"] if part != "[key]"], doc)
+    field = ".".join(str(part) for part in path)
+    what, fix, value = _wording(fault, path, around)
+    cause = fault.get("ctx", {}).get("error")
+    if isinstance(cause, KvcalcError):
+        what, fix, value = str(cause), cause.fix, cause.value
+        if cause.field:
+            path, field = (*path, cause.field), f"{field}.{cause.field}" if field else cause.field
+    return ModelFileError(what, fix=fix, file=file, line=_line(path, lines), field=field or None, value=value)
+
+
+def _wording(fault: Mapping[str, Any], path: FieldPath, around: Any) -> tuple[str, str | None, object]:
+    kind, last = fault["type"], str(path[-1]) if path else "the document"
+    value = fault.get("input")
+    if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return f"{last} is missing", f"add {last}: {_HINTS.get(last, 'see `kvcalc schema`')}", None
+    if kind in _UNKNOWN_KEY:
+        known = _known_fields(path, around)
+        return f"unknown key {short(last)}", did_you_mean(last, known) or f"known here: {', '.join(known)}", value
+    if kind == "union_tag_invalid":
+        tag = fault["ctx"]["tag"]
+        fix = did_you_mean(str(tag), list(kinds_by_tag())) or _HINTS["kind"]
+        return f"unknown kind {short(tag)}", fix, tag
+    if kind == "union_tag_not_found":
+        return f"{last} does not say its kind", f"add kind: {_HINTS['kind']}", value
+    if kind in ("int_type", "int_from_float", "int_parsing"):
+        return f"{last} must be a whole number, not {short(value)}", f"write {last} as an integer", value
+    if kind in ("greater_than_equal", "less_than_equal"):
+        limit = fault["ctx"].get("ge", fault["ctx"].get("le"))
+        side = "below" if kind == "greater_than_equal" else "above"
+        return f"{last} is {short(value)}, {side} {limit:,}", "check the value against the model's config.json", value
+    if kind in ("string_type", "string_too_short", "string_too_long", "string_pattern_mismatch"):
+        return f"{last} must be a plain word, not {short(value)}", "write it as text", value
+    expected = {"dict_type": "a mapping", "list_type": "a list", "bool_type": "true or false", "dataclass_type": "a mapping",
+                "model_type": "a mapping"}.get(kind)  # fmt: skip
+    if expected:
+        return f"{last} must be {expected}, not {short(value)}", "see `kvcalc schema`", value
+    return f"{last}: {fault['msg']} ({short(value)})", "see `kvcalc schema`", value
+
+
+def _known_fields(path: FieldPath, around: Any) -> list[str]:
+    """The fields allowed beside an unknown key at `path`."""
+    if "indexer" in path[:-1]:
+        return _names(Indexer)
+    if len(path) == 1:
+        return list(ModelDocument.model_fields)
+    group = {"source": Source, "weights": Weights, "checks": Check, "mtp": Mtp}.get(str(path[0]))
+    if group is not None:
+        return _names(group)
+    return _names(kinds_by_tag()[around["kind"]])
+
+
+def _names(cls: type) -> list[str]:
+    return [item.name for item in fields(cls)]
+
+
+def load_text(raw: bytes, *, file: str) -> Model:
+    """The model of a YAML (or kvcalc JSON) file's bytes.
+
+    Raises: ModelFileError.
+    """
+    doc, lines = parse(decode(raw, file), file)
+    return check_document(doc, file=file, lines=lines)
+
+
+def load_file(path: Path) -> Model:
+    """The model of a YAML (or kvcalc JSON) file.
+
+    Raises: ModelFileError.
+    """
+    return load_text(read_bytes(path), file=str(path))
+
+
+def json_schema(mode: Literal["validation", "serialization"] = "validation") -> dict[str, Any]:
+    """JSON Schema of a model file, for editors."""
+    schema = ModelDocument.model_json_schema(mode=mode)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

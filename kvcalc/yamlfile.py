@@ -1,0 +1,183 @@
+"""Model files as text: read with bounds, parsed safely, with the line of every field for error messages.
+
+Plain YAML only: no tags, no anchors or aliases (an alias bomb needs them), no second document, numbers and
+booleans as JSON knows them (YAML 1.1 would read 1:30 as 90 and `no` as false).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kvcalc.errors import ModelFileError, short
+
+#: The largest real config.json is about 100 kB; a model file never comes near this.
+MAX_FILE_BYTES = 4 * 2**20
+MAX_DEPTH = 24
+MAX_DIGITS = 25
+
+FieldPath = tuple[str | int, ...]
+_Base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_BOOL = {"true": True, "false": False, "True": True, "False": False}
+_NULL = ("", "~", "null", "Null", "NULL")
+_INT = re.compile(r"[-+]?[0-9][0-9_]*", re.ASCII)
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", re.ASCII)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a model file.
+
+    Raises: ModelFileError for a missing path, a directory, a file above MAX_FILE_BYTES or without permission.
+    """
+    name = str(path)
+    try:
+        if path.is_dir():
+            raise ModelFileError(f"{name} is a directory", fix="name the model file in it", file=name)
+        if not path.is_file():
+            what = "is no regular file" if path.exists() else "does not exist"
+            raise ModelFileError(f"{name} {what}", fix="check the path", file=name)
+        with path.open("rb") as stream:
+            raw = stream.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ModelFileError(f"cannot read {name}: {error.strerror or error}", fix="check the path and its permissions", file=name) from None  # fmt: skip
+    if len(raw) > MAX_FILE_BYTES:
+        raise ModelFileError(
+            f"{name} is above {MAX_FILE_BYTES // 2**20} MiB: no model file is that large",
+            fix="name the YAML or config.json, not the weights",
+            file=name,
+        )
+    return raw
+
+
+def decode(raw: bytes, file: str) -> str:
+    """UTF-8 text of a model file.
+
+    Raises: ModelFileError for binary data.
+    """
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ModelFileError(
+            f"{file} is not text (byte {error.start} is no UTF-8)", fix="name a YAML or JSON model file", file=file
+        ) from None
+    if "\x00" in text:
+        raise ModelFileError(f"{file} is not text (it has NUL bytes)", fix="name a YAML or JSON model file", file=file)
+    return text
+
+
+def parse(text: str, file: str) -> tuple[Any, dict[FieldPath, int]]:
+    """The document as plain dicts, lists and scalars, and the 1-based line of every path in it.
+
+    Raises: ModelFileError with the line.
+    """
+    try:
+        _check_events(text, file)
+        node = yaml.compose(text, Loader=_Base)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else None
+        problem = error.problem or error.context or "cannot be read"
+        raise ModelFileError(f"not valid YAML: {problem}", fix="check the syntax at this line", file=file, line=line) from None  # fmt: skip
+    except yaml.YAMLError as error:
+        raise ModelFileError(f"not valid YAML: {str(error).splitlines()[0]}", fix="check the file", file=file) from None
+    if node is None:
+        raise ModelFileError("the file is empty", fix="write a model: `kvcalc schema` lists the fields", file=file)
+    lines: dict[FieldPath, int] = {}
+    return _plain(node, (), lines, file), lines
+
+
+def _check_events(text: str, file: str) -> None:
+    """Refuse what a model file never needs before anything is built from it."""
+    depth = documents = 0
+    for event in yaml.parse(text, Loader=_Base):
+        line = event.start_mark.line + 1 if event.start_mark else None
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+            raise ModelFileError("YAML anchors and aliases are not read", fix="write the value out", file=file, line=line)
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise ModelFileError(f"nested deeper than {MAX_DEPTH} levels", fix="flatten it", file=file, line=line)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        elif isinstance(event, yaml.DocumentStartEvent):
+            documents += 1
+            if documents > 1:
+                raise ModelFileError("more than one document in the file", fix="one model per file", file=file, line=line)
+        if getattr(event, "tag", None) is not None and str(event.tag) != "!":
+            raise ModelFileError(f"YAML tag {event.tag} is not read", fix="drop the tag", file=file, line=line)
+
+
+def _plain(node: yaml.Node, path: FieldPath, lines: dict[FieldPath, int], file: str) -> Any:
+    lines.setdefault(path, node.start_mark.line + 1)
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(item, (*path, index), lines, file) for index, item in enumerate(node.value)]
+    if isinstance(node, yaml.MappingNode):
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise ModelFileError("a key must be a word", fix="write key: value", file=file, line=line)
+            key = str(key_node.value)
+            if key in result:
+                raise ModelFileError(f"{short(key)} is given twice", fix="keep one", file=file, line=line, field=key)
+            lines[(*path, key)] = line
+            result[key] = _plain(value_node, (*path, key), lines, file)
+        return result
+    return _scalar(str(node.value), node.style, node.start_mark.line + 1, file)
+
+
+def _scalar(text: str, style: str | None, line: int, file: str) -> str | int | float | bool | None:
+    if style in ("'", '"', "|", ">"):
+        return text
+    if text in _NULL:
+        return None
+    if text in _BOOL:
+        return _BOOL[text]
+    if _INT.fullmatch(text):
+        if len(text) > MAX_DIGITS:
+            raise ModelFileError(f"{short(text, 30)} is no sensible number", fix="check the value", file=file, line=line)
+        return int(text.replace("_", ""))
+    if _FLOAT.fullmatch(text):
+        return float(text.replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
+    return text
+
+
+class _Dumper(yaml.SafeDumper):
+    """Short lists and mappings in flow style, order kept."""
+
+
+class _Field(dict[str, Any]):
+    """One top-level field, always on a line of its own."""
+
+
+def _represent_field(dumper: yaml.SafeDumper, value: _Field) -> yaml.Node:
+    node = dumper.represent_dict(value)
+    node.flow_style = False
+    return node
+
+
+def _represent_dict(dumper: yaml.SafeDumper, value: dict[str, Any]) -> yaml.Node:
+    node = dumper.represent_dict(value)
+    node.flow_style = not any(isinstance(item, dict) and "kind" in item for item in value.values())
+    return node
+
+
+def _represent_list(dumper: yaml.SafeDumper, value: list[Any]) -> yaml.Node:
+    tag = "tag:yaml.org,2002:seq"
+    return dumper.represent_sequence(tag, value, flow_style=not any(isinstance(item, dict) for item in value))
+
+
+_Dumper.add_representer(_Field, _represent_field)
+_Dumper.add_representer(dict, _represent_dict)
+_Dumper.add_representer(list, _represent_list)
+
+
+def dump(document: dict[str, Any]) -> str:
+    """The document as YAML: one line per field and block, as the shipped models are written."""
+    return "".join(
+        yaml.dump(_Field({key: value}), Dumper=_Dumper, sort_keys=False, width=2**16, allow_unicode=True, default_flow_style=False)
+        for key, value in document.items()
+    )
