@@ -68,6 +68,9 @@ class IdealPlanner:
                 plans.append(RankPlan(ranks, tensors, total))
         return CachePlan(plans)
 
+    def report(self, load: Load, pool_bytes: int | None = None) -> dict[str, object]:
+        return {}
+
 
 def _tensors(rows: tuple[_Row, ...], load: Load, sessions: int) -> tuple[list[Tensor], int]:
     tensors: list[Tensor] = []
