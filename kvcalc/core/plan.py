@@ -104,3 +104,10 @@ class Planner(Protocol):
     def plan(self, load: Load) -> CachePlan:
         """The tensors of every rank for this load."""
         ...
+
+    def report(self, load: Load, pool_bytes: int | None = None) -> dict[str, object]:
+        """The engine's own numbers under the engine's own names; empty where it prints none.
+
+        pool_bytes: KV memory per GPU, for the numbers that need it.
+        """
+        ...

@@ -1,0 +1,39 @@
+"""`compare`: models side by side on the same GPU: bytes per token, cache, ratio to MHA, context, sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from kvcalc.answers.common import Ask, header, prepare
+from kvcalc.answers.fit import fit_record, mha_ratio, tensor_parallel
+from kvcalc.core.gpu import Gpu
+from kvcalc.core.result import FitRecord, weakest
+from kvcalc.targets import Target
+
+
+def compare(targets: Sequence[Target], ask: Ask, gpu: Gpu | None) -> dict[str, Any]:
+    """The answer of `kvcalc compare`: a fit record and `mha_ratio` per target, in the order asked.
+
+    Raises: UsageError, EngineRefusal.
+    """
+    results = [_one(target, ask, gpu) for target in targets]
+    inputs = {key: value for key, value in results[0][1].items() if key != "tp"}
+    records = [record for record, _ in results]
+    return {
+        **header("compare", {"targets": [target.origin for target in targets], **inputs, "tp": ask.tp}),
+        "engine": records[0]["engine"],
+        "exactness": weakest(*(record["exactness"] for record in records)),
+        "assumptions": list(dict.fromkeys(text for record in records for text in record["assumptions"])),
+        "warnings": list(dict.fromkeys(text for record in records for text in record["warnings"])),
+        "results": records,
+    }
+
+
+def _one(target: Target, ask: Ask, gpu: Gpu | None) -> tuple[FitRecord, dict[str, Any]]:
+    tp, notes = tensor_parallel(target, ask, gpu)
+    ready = prepare(target, ask, tp=tp)
+    record = fit_record(ready, ask, gpu)
+    record["assumptions"] = [*(f"{target.model.name}: {note}" for note in notes), *record["assumptions"]]
+    record["mha_ratio"] = mha_ratio(ready, record["per_session_bytes"])
+    return record, ready.inputs

@@ -1,0 +1,145 @@
+"""The records that answers are made of: the JSON contract, as types. Bytes, tokens and sessions are integers."""
+
+from __future__ import annotations
+
+from typing import Literal, NotRequired, TypedDict
+
+SCHEMA_VERSION = 1
+
+Exactness = Literal["exact", "upper_bound", "estimate", "measured"]
+_RANK = ("exact", "measured", "upper_bound", "estimate")
+
+
+def weakest(*labels: str) -> str:
+    """The label of a number made of numbers with these labels.
+
+    >>> weakest("exact", "estimate")
+    'estimate'
+    """
+    return max(labels, key=_RANK.index, default="exact")
+
+
+class EngineInfo(TypedDict):
+    name: str
+    version: str
+    verified_by: str
+
+
+class ModelInfo(TypedDict):
+    name: str
+    architecture: str | None
+    layers: int
+    kinds: dict[str, int]
+    dtype: str
+    parameters: int | None
+    model_max_context: int | None
+    source: dict[str, str]
+    origin: str
+
+
+class RankBytes(TypedDict):
+    rank: int
+    bytes: int
+
+
+class ComponentBytes(TypedDict):
+    """One array of one block, over all its layers, sessions and ranks. `slots`: per session and layer."""
+
+    name: str
+    kind: str
+    block: str
+    layers: int
+    law: str
+    slots: int
+    dtype: str
+    bytes: int
+
+
+class CacheRecord(TypedDict):
+    """What one model's cache takes at one load.
+
+    total_bytes: all ranks together; ranks: each of them.
+    per_session_bytes, fixed_bytes_per_session, marginal_bytes_per_token: of one undivided copy of the model,
+    so that replication over ranks does not hide a model's own cost.
+    """
+
+    model: ModelInfo
+    engine: EngineInfo
+    exactness: str
+    assumptions: list[str]
+    warnings: list[str]
+    total_bytes: int
+    per_session_bytes: int
+    fixed_bytes_per_session: int
+    marginal_bytes_per_token: int
+    ranks: list[RankBytes]
+    components: list[ComponentBytes]
+    engine_report: dict[str, object]
+
+
+class LedgerLine(TypedDict):
+    """One line of a GPU's memory: positive what is there, negative what it takes; the lines sum to the pool."""
+
+    item: str
+    bytes: int
+    source: str
+    exactness: str
+
+
+class GpuInfo(TypedDict):
+    name: str
+    count: int
+    total_bytes: int
+    total_is: str
+
+
+class LayoutInfo(TypedDict):
+    tp: int
+    pp: int
+    dp: int
+    dcp: int
+
+
+class FitRecord(CacheRecord):
+    """A cache record on a GPU. None for context or sessions: unlimited, the cache does not grow with them."""
+
+    gpu: GpuInfo | None
+    layout: LayoutInfo
+    ledger: list[LedgerLine]
+    pool_bytes: int
+    fits: bool
+    max_context_tokens: int | None
+    model_max_context: int | None
+    usable_context_tokens: int | None
+    max_sessions: int | None
+    binding_limit: str
+    mha_ratio: NotRequired[float | None]
+
+
+class VariantRecord(TypedDict):
+    """The same model with another attention."""
+
+    variant: str
+    marginal_bytes_per_token: int
+    per_session_bytes: int
+    mha_ratio: float
+    max_context_tokens: int | None
+    max_sessions: int | None
+
+
+class Term(TypedDict):
+    """One product of the formula, with this model's integers."""
+
+    component: str
+    block: str
+    kind: str
+    layers: int
+    sessions: int
+    slots: int
+    slots_rule: str
+    elements_per_slot: int
+    bytes_per_slot: int
+    dtype: str
+    bytes: int
+    formula: str
+    source: str

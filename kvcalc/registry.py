@@ -1,0 +1,222 @@
+"""What is shipped: model_configs/*.yaml and gpus.yaml, found by name or alias.
+
+Checking 150 YAML files with pydantic takes half a second, so the checked documents are kept in the user's cache
+directory under the hash of every file's name and bytes (and kvcalc's version): never stale, deletable at any time,
+off with KVCALC_NO_CACHE=1.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from hashlib import blake2b
+from typing import Any
+
+from kvcalc import __version__
+from kvcalc.core.gpu import Gpu, gpu_from_document
+from kvcalc.core.model import Model
+from kvcalc.document import model_from_document
+from kvcalc.errors import ModelFileError, UsageError, did_you_mean, short
+
+#: Raised when the cached form changes.
+CACHE_FORMAT = 1
+_MAX_FILE_BYTES = 2**20
+_KEEP = 8  # cache files of other versions and directories that stay
+
+
+def normal(name: str) -> str:
+    """Names are matched without case and punctuation: `Qwen3-8B`, `qwen3_8b` and `qwen3 8b` are one."""
+    return "".join(char for char in name.lower() if char.isalnum() and char.isascii())
+
+
+def package_dir() -> str:
+    return os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - pathlib costs 3 ms of every start
+
+
+def bundled_dir() -> str:
+    """The shipped models: inside an installed package, beside it in a checkout."""
+    inside = os.path.join(package_dir(), "_model_configs")  # noqa: PTH118
+    return inside if os.path.isdir(inside) else os.path.join(os.path.dirname(package_dir()), "model_configs")  # noqa: PTH112, PTH118, PTH120
+
+
+class Registry:
+    """Models and GPUs by name and alias. Build one with `load_registry`."""
+
+    def __init__(self, payload: dict[str, Any]) -> None:
+        self._models: dict[str, Any] = payload["models"]
+        self._aliases: dict[str, str] = payload["aliases"]
+        self._gpus: dict[str, Any] = payload["gpus"]
+        self._gpu_aliases: dict[str, str] = payload["gpu_aliases"]
+
+    def model_names(self) -> list[str]:
+        return sorted(self._models)
+
+    def gpu_names(self) -> list[str]:
+        return list(self._gpus)
+
+    def aliases_of(self, name: str) -> list[str]:
+        return list(self._models[name].get("doc", {}).get("aliases", []))
+
+    def has_model(self, name: str) -> bool:
+        return normal(name) in self._aliases
+
+    def model(self, name: str) -> Model:
+        """The model called `name` (or an alias of it).
+
+        Raises: UsageError with near names; ModelFileError for a broken file of a --models-dir.
+        """
+        found = self._aliases.get(normal(name))
+        if found is None:
+            near = did_you_mean(name, self._all_model_words())
+            raise UsageError(
+                f"unknown model {short(name)}",
+                fix=near or "`kvcalc models` lists the shipped ones; a YAML, config.json or GGUF path works too",
+                field="target",
+                value=name,
+            )
+        entry = self._models[found]
+        if "error" in entry:
+            fault = entry["error"]
+            raise ModelFileError(fault["what"], fix=fault["fix"], file=fault["file"], line=fault["line"], field=fault["field"])  # fmt: skip
+        return model_from_document(entry["doc"])
+
+    def _all_model_words(self) -> list[str]:
+        return [*self._models, *(alias for name in self._models for alias in self.aliases_of(name))]
+
+    def models(self) -> list[Model]:
+        """Every model that loads, by name."""
+        return [self.model(name) for name in self.model_names() if "error" not in self._models[name]]
+
+    def broken(self) -> dict[str, str]:
+        """Name -> fault of the files of a --models-dir that do not load."""
+        return {name: entry["error"]["what"] for name, entry in self._models.items() if "error" in entry}
+
+    def gpu(self, name: str) -> Gpu:
+        """The GPU called `name` (or an alias of it).
+
+        Raises: UsageError with near names.
+        """
+        found = self._gpu_aliases.get(normal(name))
+        if found is None:
+            raise UsageError(
+                f"unknown GPU {short(name)}",
+                fix=did_you_mean(name, [*self._gpus, *self._gpu_aliases]) or "`kvcalc gpus` lists them; or give --pool",
+                field="gpu",
+                value=name,
+            )
+        return gpu_from_document(self._gpus[found])
+
+    def gpus(self) -> list[Gpu]:
+        return [gpu_from_document(doc) for doc in self._gpus.values()]
+
+
+def load_registry(models_dir: str | None = None) -> Registry:
+    """The shipped models and GPUs, and those of `models_dir` (or KVCALC_MODELS), which win on equal names.
+
+    Raises: UsageError when the directory cannot be read.
+    """
+    extra = models_dir or os.environ.get("KVCALC_MODELS")
+    files = _files(bundled_dir()) + (_files(extra) if extra else [])
+    with open(os.path.join(package_dir(), "gpus.yaml"), "rb") as stream:  # noqa: PTH118, PTH123
+        gpus = stream.read()
+    key = blake2b(f"{__version__}/{CACHE_FORMAT}".encode(), digest_size=16)
+    for path, raw in files:
+        key.update(f"\0{path}\0{len(raw)}\0".encode())
+        key.update(raw)
+    key.update(gpus)
+    digest = key.hexdigest()
+    payload = _read_cache(digest)
+    if payload is None:
+        payload = _build(files, gpus)
+        _write_cache(digest, payload)
+    return Registry(payload)
+
+
+def _files(directory: str) -> list[tuple[str, bytes]]:
+    """(path, bytes) of each YAML file, sorted. Of a file too large to be a model only the first bytes."""
+    try:
+        names = sorted(name for name in os.listdir(directory) if name.endswith((".yaml", ".yml")))  # noqa: PTH208
+        found = []
+        for name in names:
+            path = f"{directory}/{name}"
+            with open(path, "rb", buffering=0) as stream:  # noqa: PTH123
+                found.append((path, stream.read(_MAX_FILE_BYTES + 1) or b""))
+    except OSError as error:
+        raise UsageError(
+            f"cannot read the models directory {directory}: {error.strerror}", fix="check --models-dir or KVCALC_MODELS"
+        ) from None
+    return found
+
+
+def _cache_dir() -> str | None:
+    if os.environ.get("KVCALC_NO_CACHE"):
+        return None
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")  # noqa: PTH111, PTH118
+    return os.path.join(base, "kvcalc")  # noqa: PTH118
+
+
+def _read_cache(digest: str) -> dict[str, Any] | None:
+    """The cached payload, if it is there and whole (its own hash comes first in the file)."""
+    directory = _cache_dir()
+    if directory is None:
+        return None
+    try:
+        with open(f"{directory}/registry-{digest}.json", "rb") as stream:  # noqa: PTH123
+            seal, _, body = stream.read().partition(b"\n")
+    except OSError:
+        return None
+    if seal.decode("ascii", "replace") != blake2b(body, digest_size=16).hexdigest():
+        return None
+    payload: dict[str, Any] = json.loads(body)
+    return payload
+
+
+def _write_cache(digest: str, payload: dict[str, Any]) -> None:
+    """Atomically; a full disk or a read-only home is no error."""
+    directory = _cache_dir()
+    if directory is None:
+        return
+    from contextlib import suppress
+    from pathlib import Path
+    from tempfile import NamedTemporaryFile
+
+    body = json.dumps(payload, separators=(",", ":")).encode()
+    with suppress(OSError):
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=directory, prefix="tmp-", delete=False) as stream:
+            stream.write(blake2b(body, digest_size=16).hexdigest().encode() + b"\n" + body)
+        Path(stream.name).replace(f"{directory}/registry-{digest}.json")
+        old = sorted(Path(directory).glob("registry-*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+        for path in old[_KEEP:]:
+            path.unlink()
+
+
+def _build(files: list[tuple[str, bytes]], gpus: bytes) -> dict[str, Any]:
+    """Check every file. A broken shipped file is a bug; a broken file of the user's is reported when asked for."""
+    from pathlib import Path
+
+    from kvcalc.document import document_from_model
+    from kvcalc.schema import load_text
+    from kvcalc.yamlfile import decode, parse
+
+    models: dict[str, Any] = {}
+    for path, raw in files:
+        name = Path(path).stem
+        try:
+            if len(raw) > _MAX_FILE_BYTES:
+                raise ModelFileError(f"{path} is above 1 MiB: no model file is that large", fix="remove it", file=path)
+            model = load_text(raw, file=path)
+            name = model.name
+            models[name] = {"doc": document_from_model(model), "file": path}
+        except ModelFileError as error:
+            fault = {"what": str(error), "fix": error.fix, "file": error.file, "line": error.line, "field": error.field}
+            models[name] = {"error": fault, "file": path}
+    aliases: dict[str, str] = {}
+    for name, entry in models.items():
+        for word in entry.get("doc", {}).get("aliases", ()):
+            aliases[normal(word)] = name
+    aliases.update({normal(name): name for name in models})  # a name always wins over an alias
+    listed, _ = parse(decode(gpus, "gpus.yaml"), "gpus.yaml")
+    docs = {doc["name"]: doc for doc in listed}
+    gpu_aliases = {normal(word): name for name, doc in docs.items() for word in [name, *doc.get("aliases", [])]}
+    return {"models": models, "aliases": aliases, "gpus": docs, "gpu_aliases": gpu_aliases}

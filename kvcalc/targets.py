@@ -1,0 +1,101 @@
+"""What a TARGET on the command line is: a shipped model, a model file, a checkpoint's header, the hub."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from kvcalc.core.model import Model
+from kvcalc.errors import ModelFileError, UsageError, short
+from kvcalc.registry import Registry
+
+_SUFFIXES = (".yaml", ".yml", ".json", ".gguf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A loaded model and what must be said about where it came from."""
+
+    model: Model
+    origin: str
+    assumptions: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    exactness: str = "exact"
+
+
+def load_target(text: str, registry: Registry) -> Target:
+    """The model of one TARGET.
+
+    A registry name or alias wins; anything with a slash, a known suffix, or that exists on disk is a path;
+    `hf:org/name[@revision]` is the hub, and the only form that uses the network.
+
+    Raises: UsageError for an unknown name; ModelFileError for a file that cannot be used.
+    """
+    if not text or len(text) > 4096 or "\x00" in text:
+        raise UsageError(f"{short(text)} is no model", fix="name a shipped model or a file", field="target")
+    if text.startswith("hf:"):
+        return _hub(text)
+    looks_like_path = "/" in text or os.sep in text or text.lower().endswith(_SUFFIXES)
+    if not looks_like_path and registry.has_model(text):
+        return Target(model=registry.model(text), origin=f"registry:{text}")
+    if looks_like_path or os.path.exists(text):  # noqa: PTH110
+        return load_path(text)
+    return Target(model=registry.model(text), origin=f"registry:{text}")  # raises with near names
+
+
+def load_path(text: str) -> Target:
+    """The model of a YAML file, a kvcalc or Hugging Face JSON, a folder with config.json, or a GGUF.
+
+    Raises: ModelFileError.
+    """
+    from pathlib import Path
+
+    path = Path(text)
+    if path.is_dir():
+        config = path / "config.json"
+        if not config.is_file():
+            raise ModelFileError(f"{text} has no config.json", fix="name a model file or a checkpoint folder", file=text)
+        path = config
+    if _is_gguf(path):
+        return _gguf(path)
+    from kvcalc.schema import check_document
+    from kvcalc.yamlfile import decode, parse, read_bytes
+
+    doc, lines = parse(decode(read_bytes(path), str(path)), str(path))
+    if path.suffix.lower() == ".json" and isinstance(doc, dict) and "attention" not in doc:
+        return _config(doc, path)
+    return Target(model=check_document(doc, file=str(path), lines=lines), origin=str(path))
+
+
+def _is_gguf(path: object) -> bool:
+    from pathlib import Path
+
+    name = Path(str(path))
+    if name.suffix.lower() == ".gguf":
+        return True
+    try:
+        with name.open("rb") as stream:
+            return stream.read(4) == b"GGUF"
+    except OSError:
+        return False
+
+
+def _config(doc: dict[str, object], path: object) -> Target:
+    from kvcalc.importers.hf import import_config
+    from kvcalc.schema import check_document
+
+    imported = import_config(doc, file=str(path))
+    return Target(
+        model=check_document(imported.document, file=str(path)),
+        origin=str(path),
+        assumptions=imported.derived,
+        warnings=imported.warnings,
+    )
+
+
+def _gguf(path: object) -> Target:
+    raise ModelFileError(f"{path}: GGUF files cannot be read yet", fix="name the model's config.json", file=str(path))
+
+
+def _hub(text: str) -> Target:
+    raise UsageError(f"{text}: the hub cannot be read yet", fix="download config.json and name it", field="target")
