@@ -16,7 +16,7 @@ from kvcalc.core.model import Model
 from kvcalc.core.plan import CachePlan, Load, RankPlan, Tensor
 from kvcalc.dtypes import DTYPES, Dtype
 from kvcalc.engines.base import Option, Setup
-from kvcalc.engines.llamacpp_arch import Arch, NOT_COVERED, arch_of, gguf_architecture
+from kvcalc.engines.llamacpp_arch import NOT_COVERED, Arch, arch_of, gguf_architecture
 from kvcalc.engines.llamacpp_rows import Caches, Row, caches_of
 from kvcalc.errors import EngineRefusal, UsageError, short
 
@@ -83,8 +83,8 @@ class _Sizes:
 
 
 def tensor_bytes(dtype: Dtype, width: int, cells: int, streams: int) -> int:
-    """Bytes of one [streams, cells, width] tensor in its buffer: rows of whole blocks, then the buffer's alignment."""
-    return pad(dtype.block_bytes * width // dtype.block_elements * cells * streams, TENSOR_PAD)
+    """Bytes of one [streams, cells, width] tensor in its buffer: whole blocks, then the buffer's alignment."""
+    return pad(dtype.row_bytes(width) * cells * streams, TENSOR_PAD)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,14 +145,35 @@ class LlamaCppPlanner:
         else:
             n_ctx_seq = pad(n_ctx // slots, CELL_PAD)
             n_ctx = n_ctx_seq * slots
-        if slots > n_batch:
+        context = Context(n_ctx, n_ctx_seq, n_batch, n_ubatch, slots, self._unified())
+        self._check_graph(context)
+        return context
+
+    def _check_graph(self, context: Context) -> None:
+        """Where the library does not refuse but stops with an assertion while it reserves its graph."""
+        slots = context.n_seq_max
+        if slots > context.n_batch:
             raise EngineRefusal(
-                f"llama.cpp aborts: {slots} slots need a batch of at least {slots} tokens, and it is {n_batch}",
+                f"llama.cpp aborts: {slots} slots need a batch of at least {slots} tokens, and it is {context.n_batch}",
                 fix="raise n_batch or the context, or ask for fewer slots",
                 field="n_batch",
-                value=n_batch,
+                value=context.n_batch,
             )
-        return Context(n_ctx, n_ctx_seq, n_batch, n_ubatch, slots, self._unified())
+        uneven = self.arch.split == "even" and context.n_ubatch % slots and self.attends_before_last
+        if slots > 1 and not context.kv_unified and (uneven or self.arch.split == "aborts"):
+            raise EngineRefusal(
+                f"llama.cpp aborts: this architecture cannot run {slots} slots with a cache each and n_ubatch "
+                f"{context.n_ubatch}",
+                fix="-o kv_unified=on, or one slot, or a power of two of slots",
+                field="n_ubatch",
+                value=context.n_ubatch,
+            )
+
+    @property
+    def attends_before_last(self) -> bool:
+        """Whether a layer before the last one attends: only there does an uneven batch stop the graph."""
+        last = max(layer for part in self.devices for layer in part)
+        return any(row.role == "key" and row.layers[0] < last for row in self.caches.rows)
 
     def _sizes(self, context: Context) -> _Sizes:
         split = not context.kv_unified or self.arch.streams_always_split
@@ -344,10 +365,8 @@ def _check_types(caches: Caches, key: Dtype, value: Dtype, *, flash: bool, k_onl
         raise EngineRefusal(
             "quantized V cache requires flash_attn to be enabled", fix="-o flash_attn=on", field="flash_attn"
         )
-    if not flash:
-        return
     for letter, dtype, dims in (("K", key, caches.key_dims), ("V", value, caches.value_dims)):
-        for width in dims:
+        for width in dims if flash else ():
             if width % dtype.block_elements:
                 raise EngineRefusal(
                     f"{letter} cache type {dtype.name} with block size {dtype.block_elements} does not divide "
@@ -355,6 +374,15 @@ def _check_types(caches: Caches, key: Dtype, value: Dtype, *, flash: bool, k_onl
                     fix="use f16",
                     field="key" if letter == "K" else "value",
                 )
+    for row in caches.rows:
+        dtype = key if row.role == "key" else value
+        if row.role != "state" and row.width % dtype.block_elements:
+            raise EngineRefusal(
+                f"llama.cpp aborts: {dtype.name} rows are whole blocks of {dtype.block_elements}, and {row.name} of "
+                f"block {row.block!r} has {row.width} elements",
+                fix="use f16",
+                field=row.role,
+            )
 
 
 def _devices(layers: int, gpus: int, options: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:

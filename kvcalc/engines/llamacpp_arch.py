@@ -32,12 +32,12 @@ class Windows:
     chunked: bool = False
     layers: int | None = None
 
-    def slides(self, layer: int) -> bool:
-        """Whether layer `layer` slides by the scalar pattern (llama-hparams.cpp `set_swa_pattern`)."""
-        if not self.pattern:
+    def slides(self, layer: int, pattern: int) -> bool:
+        """Whether layer `layer` slides where every `pattern`-th is full (llama-hparams.cpp `set_swa_pattern`)."""
+        if pattern == 0:
             return True
-        place = layer % self.pattern
-        return place != 0 if self.dense_first else place < self.pattern - 1
+        place = layer % pattern
+        return place != 0 if self.dense_first else place < pattern - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +48,8 @@ class Arch:
     latent: what becomes of MLA: kept as one row, or expanded to a key and a value per head.
     rollback: `n_rs_seq` snapshots of the states are kept.
     kv_layers: layers from this one on keep nothing (they reuse earlier ones).
+    split: what happens to several slots with a cache each: any number works; the graph aborts unless n_ubatch is a
+    multiple of the slots; it aborts always (all three observed on b11549).
     index: indexer keys are cached; index_factor: rows per index key; index_value: an unused value row beside it.
     """
 
@@ -62,12 +64,13 @@ class Arch:
     flash: bool = True
     streams_always_split: bool = False
     shares: bool = False
+    split: Literal["works", "even", "aborts"] = "works"
 
 
 _PLAIN = (
     "llama deci falcon gpt2 gptneox mpt baichuan starcoder refact bloom stablelm qwen qwen2 qwen2moe qwen2vl qwen3 "
     "qwen3moe qwen3vl qwen3vlmoe phi2 phi3 phimoe plamo codeshell orion internlm2 minicpm gemma starcoder2 xverse "
-    "command-r dbrx olmo olmoe openelm arctic deepseek deepseek2-ocr chatglm glm4 glm4moe bitnet t5 jais jais2 "
+    "command-r dbrx olmo olmoe openelm arctic deepseek deepseek2-ocr chatglm glm4 glm4moe bitnet jais jais2 "
     "nemotron exaone granite granitemoe chameleon bailingmoe bailingmoe2 dots1 arcee ernie4_5 ernie4_5-moe "
     "hunyuan-moe hunyuan-dense hunyuan_vl hy_v3 smollm3 seed_oss grovemoe apertus minimax-m2 cogvlm pangu-embedded "
     "mistral3 paddleocr llama-embed maincoder talkie nanbeige qwen3tts pockettts"
@@ -107,23 +110,25 @@ def _table() -> dict[str, Arch]:
     table |= {name: Arch(memory="recurrent") for name in ("mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7")}
     table |= {
         name: Arch(memory="hybrid")
-        for name in ("jamba", "falcon-h1", "plamo2", "granitehybrid", "qwen3next", "minimax-01")
+        for name in ("jamba", "falcon-h1", "plamo2", "granitehybrid", "qwen3next")
     }
     table |= {
         name: Arch(memory="hybrid", rollback=True)
         for name in ("qwen35", "qwen35moe", "nemotron_h", "nemotron_h_moe", "lfm2moe")
     }
     table |= {name: Arch(latent="row") for name in ("deepseek2", "mistral4")}
-    table |= {name: Arch(latent="expanded") for name in ("minicpm3", "plm")}
+    table |= {"minicpm3": Arch(latent="expanded")}
     table |= {name: Arch(latent="row", index=True) for name in ("deepseek32", "glm-dsa", "hy_v4")}
     table |= {
         "lfm2": Arch(memory="hybrid", rollback=True, windows=Windows(pattern=0, optional=True)),
+        "t5": Arch(split="aborts"),
         # Flash attention is switched off for Grok whatever is asked (llama-context.cpp llama_init_from_model).
         "grok": Arch(flash=False),
         # 20 is written in src/models/gemma3n.cpp: later layers read the caches of layers 18 and 19.
         "gemma3n": Arch(windows=Windows(pattern=5), kv_layers=20, shares=True),
         "gemma4": Arch(windows=Windows(pattern=None), shares=True),
-        "kimi-linear": Arch(memory="hybrid", latent="row"),
+        "minimax-01": Arch(memory="hybrid", split="even"),
+        "kimi-linear": Arch(memory="hybrid", latent="row", split="even"),
         "kimi-k3": Arch(memory="hybrid", latent="row", rollback=True),
         "bailingmoe3": Arch(memory="hybrid", latent="row", rollback=True),
         # The pooled indexer caches key, gate and pooled value of every token (llama-memory-hybrid-idx.cpp).
@@ -148,6 +153,7 @@ NOT_COVERED = {
     "gemma4-assistant": "a draft head that lives inside another model's context",
     "eagle3": "a draft head that lives inside another model's context",
     "dflash": "a draft head that lives inside another model's context",
+    "plm": "its graph could not be run to check it",
     "clip": "an image projector, not a language model",
 }
 

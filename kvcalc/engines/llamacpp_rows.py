@@ -126,7 +126,7 @@ def _refusal(architecture: str, block: str, what: str) -> EngineRefusal:
 
 
 def _expanded(kind: LatentAttention, architecture: str, name: str) -> tuple[int, int, int, int]:
-    """MiniCPM3 and PLM are MLA models whose GGUF caches a key and a value per head (conversion/minicpm.py, plm.py)."""
+    """MiniCPM3 is an MLA model whose GGUF caches a key and a value per head (conversion/minicpm.py)."""
     if kind.nope_dim is None or kind.v_head_dim is None:
         raise EngineRefusal(
             f"llama.cpp's {architecture} caches every head's key and value, and block {name!r} does not say their widths",

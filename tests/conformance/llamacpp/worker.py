@@ -126,6 +126,7 @@ class Engine:
     def load(self, path: str) -> int | None:
         params = self.lib.llama_model_default_params()
         params.no_alloc = True
+        params.load_mtp = True
         params.n_gpu_layers = 0
         header = self.lib.gguf_init_from_file(path.encode(), GgufParams(True, None))
         return self.lib.llama_model_init_from_user(header, self._keep[1], None, params) if header else None
