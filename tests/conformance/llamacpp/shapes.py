@@ -271,3 +271,19 @@ SMALL: dict[str, tuple[str, Keys]] = {
     "embedding": ("qwen3", attention(3, 512, 8, 2, attention__causal=False)),
     "embedding-swa": ("gemma3", attention(7, 512, 8, 4, dk=32, dv=32, window=300, attention__causal=False)),
 }  # fmt: skip
+
+#: Layers that the option sweep keeps of a real model: the library really allocates recurrent states (it ignores no_alloc
+#: there), gigabytes with several slots. The whole model is asked for once, with one slot.
+CUT = {
+    "falcon-h1-34b": 4, "minimax-text-01": 17, "mamba2-2.7b": 8, "granite-4-h-small": 11, "nemotron-nano-9b-v2": 15,
+    "qwen3.5-27b": 9, "qwen3-next-80b": 9, "mamba-2.8b": 16, "falcon-mamba-7b": 16, "kimi-linear-48b": 9,
+    "jamba-1.5-mini": 9,
+}  # fmt: skip
+
+
+def cut(keys: Keys, layers: int) -> Keys:
+    """The first `layers` layers of a model."""
+    return {
+        key: value[:layers] if isinstance(value, list) and len(value) == keys["block_count"] else value
+        for key, value in keys.items()
+    } | {"block_count": layers}
