@@ -33,7 +33,7 @@ class Option:
     """One engine option, under the engine's own name. `default` None: the engine decides."""
 
     name: str
-    parse: Literal["tokens", "count", "bytes", "fraction", "switch", "choice"]
+    parse: Literal["tokens", "count", "bytes", "fraction", "switch", "choice", "text"]
     help: str
     default: int | float | bool | str | None = None
     choices: tuple[str, ...] = ()
@@ -51,6 +51,8 @@ class Option:
             return parse_bytes(text, field=self.name)
         if self.parse == "fraction":
             return parse_fraction(text, field=self.name)
+        if self.parse == "text":
+            return text.strip()
         known = self.choices or ("on", "off", "true", "false", "1", "0", "yes", "no")
         if (lowered := text.strip().lower()) not in known:
             raise UsageError(
@@ -61,13 +63,18 @@ class Option:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """Everything but the load: how the engine is started."""
+    """Everything but the load: how the engine is started.
+
+    gpu: architecture of the GPU (`sm90`, `gfx942`). asked: roles whose type in `dtypes` the user asked for;
+    the others were filled in, and an engine with a rule of its own for them applies that rule.
+    """
 
     version: str
     layout: Layout = field(default_factory=Layout)
     dtypes: CacheDtypes
     options: Mapping[str, Any] = field(default_factory=dict)
     gpu: str | None = None
+    asked: frozenset[Role] = frozenset()
 
 
 class Engine(Protocol):

@@ -1,0 +1,153 @@
+"""vLLM's planner: what the pool must hold for a load, and the report of the start-up log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import lcm
+
+from kvcalc.core.plan import CachePlan, Load, RankPlan, Tensor
+from kvcalc.engines.vllm.build import Built
+from kvcalc.engines.vllm.grouping import Group
+from kvcalc.engines.vllm.settings import Settings
+from kvcalc.engines.vllm.spec import SPEC_CLASSES, Spec
+from kvcalc.units import ceil_div
+
+#: The block pool keeps block 0 for itself (a placeholder in block tables).
+NULL_BLOCKS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class VllmPlanner:
+    """See `kvcalc.core.plan.Planner`. `counters`: per group the distinct formats that count its blocks."""
+
+    model_name: str
+    settings: Settings
+    built: Built
+    counters: tuple[tuple[Spec, ...], ...]
+    rows: tuple[tuple[str, str, str, tuple[int, ...]], ...]
+    assumptions: tuple[str, ...]
+    warnings: tuple[str, ...]
+    period_tokens: int
+    saturation_tokens: int
+    max_model_len: int | None = None
+    override_blocks: int | None = None
+    max_num_seqs: int | None = None
+    exactness: str = "exact"
+
+    def group_blocks(self, tokens: int) -> list[int]:
+        """Blocks of each group's table that one request of `tokens` tokens may hold."""
+        limits = self.settings.limits
+        return [max(spec.blocks(tokens, limits) for spec in specs) for specs in self.counters]
+
+    def request_blocks(self, tokens: int) -> int:
+        """Blocks of the pool that one request may hold: every group draws from the same ids."""
+        return sum(self.group_blocks(tokens))
+
+    def steady_blocks(self, tokens: int) -> list[int]:
+        """Blocks of each group a request holds while it decodes at `tokens` tokens."""
+        return [_steady(specs, tokens, self.settings) for specs in self.counters]
+
+    def plan(self, load: Load) -> CachePlan:
+        """Blocks that `load.sessions` requests may hold at once, and the null block, on every rank."""
+        layout = self.settings.layout
+        blocks = self.group_blocks(load.context_tokens)
+        share, extra = divmod(load.sessions, layout.dp)
+        replicas = [(share, range(extra, layout.dp))]
+        if extra:
+            replicas.insert(0, (share + 1, range(extra)))
+        plans = []
+        for sessions, dp_ranks in replicas:
+            for pp, stage in enumerate(self.built.stages):
+                ranks = tuple(layout.rank(dp, pp, tp) for dp in dp_ranks for tp in range(layout.tp))
+                plans.append(self._rank(ranks, stage.pool_bytes, blocks, sessions))
+        return CachePlan(plans)
+
+    def _rank(self, ranks: tuple[int, ...], pool_bytes: int, blocks: list[int], sessions: int) -> RankPlan:
+        tensors = []
+        total = 0
+        for (kind, block, law, layers), count in zip(self.rows, blocks, strict=True):
+            held = count * sessions
+            size = held * pool_bytes
+            tensors.append(
+                Tensor("kv_blocks", kind, block, law, layers, 1, held, (held, pool_bytes), "int8", size)
+            )
+            total += size
+        if pool_bytes and self.rows:
+            shape = (NULL_BLOCKS, pool_bytes)
+            size = NULL_BLOCKS * pool_bytes
+            tensors.append(Tensor("null_block", "", "", "constant", (), 1, NULL_BLOCKS, shape, "int8", size))
+            total += size
+        return RankPlan(ranks, tensors, total)
+
+    def report(self, load: Load, pool_bytes: int | None = None) -> dict[str, object]:
+        """See `kvcalc.engines.vllm.report`."""
+        from kvcalc.engines.vllm.report import engine_report  # only a report needs it
+
+        return engine_report(self, load, pool_bytes)
+
+
+def _steady(specs: tuple[Spec, ...], tokens: int, settings: Settings) -> int:
+    limits = settings.limits
+
+    def held(spec: Spec) -> int:
+        if spec.kind == "mamba":
+            return 1  # the running state; earlier checkpoints are given back
+        if spec.kind == "cross":
+            return spec.blocks(tokens, limits)
+        own = ceil_div(tokens, limits.dcp) if spec.growing and spec.dcp_sharded else tokens
+        return spec.steady_blocks(own)
+
+    return max(held(spec) for spec in specs)
+
+
+def make_planner(
+    model_name: str, settings: Settings, built: Built, warnings: tuple[str, ...], options: dict[str, int | None]
+) -> VllmPlanner:
+    """The planner of a built model, with everything that does not depend on the load taken out."""
+    counters = tuple(tuple(dict.fromkeys(group.specs)) for group in built.groups)
+    return VllmPlanner(
+        model_name=model_name,
+        settings=settings,
+        built=built,
+        counters=counters,
+        rows=tuple(_row(group) for group in built.groups),
+        assumptions=(
+            *settings.assumptions,
+            "blocks a request may hold at most: windows reserve for every batch in flight",
+        ),
+        warnings=warnings,
+        period_tokens=_period(counters, settings),
+        saturation_tokens=_saturation(counters, settings),
+        max_model_len=options["max_model_len"],
+        override_blocks=options["num_gpu_blocks_override"],
+        max_num_seqs=options["max_num_seqs"],
+    )
+
+
+def _row(group: Group) -> tuple[str, str, str, tuple[int, ...]]:
+    kinds = dict.fromkeys(SPEC_CLASSES[spec.kind] for spec in group.specs)
+    blocks = dict.fromkeys(layer.block for layer in group.layers)
+    first = group.layers[0].spec
+    law = {"sliding": f"window {first.span:,}", "sliding_mla": f"window {first.span:,}"}.get(first.kind)
+    law = law or {"chunked": f"chunk {first.span:,}", "mamba": "constant", "cross": "encoder"}.get(first.kind, "linear")
+    layers = tuple(dict.fromkeys(layer.index for layer in group.layers))
+    return ("+".join(kinds), "+".join(blocks), law, layers)
+
+
+def _period(counters: tuple[tuple[Spec, ...], ...], settings: Settings) -> int:
+    """Tokens after which every growing group has taken a whole number of blocks more."""
+    dcp = settings.layout.dcp
+    growing = (spec.block_tokens * (dcp if spec.dcp_sharded else 1) for s in counters for spec in s if spec.growing)
+    return lcm(*growing)
+
+
+def _saturation(counters: tuple[tuple[Spec, ...], ...], settings: Settings) -> int:
+    """Tokens from which windows and chunks hold no more."""
+    flight = settings.in_flight_tokens
+    spans = (
+        spec.span + spec.extra_tokens + flight
+        for specs in counters
+        for spec in specs
+        if spec.kind in ("sliding", "sliding_mla", "chunked")
+    )
+    return max(spans, default=0)
