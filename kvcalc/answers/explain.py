@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kvcalc.answers.common import Ask, header, prepare
 from kvcalc.answers.size import cache_record
 from kvcalc.core.plan import Tensor
-from kvcalc.core.result import Term
 from kvcalc.dtypes import DTYPES
 from kvcalc.targets import Target
+
+if TYPE_CHECKING:
+    from kvcalc.core.result import Term
 
 
 def explain(target: Target, ask: Ask) -> dict[str, Any]:

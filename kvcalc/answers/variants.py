@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kvcalc.answers.common import Ask, engine_info, header, model_info, prepare
 from kvcalc.answers.fit import fit_record, mha_ratio, tensor_parallel
 from kvcalc.core.gpu import Gpu
 from kvcalc.core.model import Kind, Model
-from kvcalc.core.result import VariantRecord, weakest
+from kvcalc.core.exactness import weakest
 from kvcalc.errors import UsageError
 from kvcalc.kinds.heads import HeadAttention
 from kvcalc.kinds.latent import LatentAttention
 from kvcalc.targets import Target
+
+if TYPE_CHECKING:
+    from kvcalc.core.result import VariantRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
