@@ -13,8 +13,7 @@ from typing import Any
 from kvcalc.core.model import Check, Kind, Model, Mtp, Source, Weights
 from kvcalc.dtypes import get_dtype
 from kvcalc.errors import KvcalcError, ModelFileError, did_you_mean, short
-from kvcalc.kinds import Indexer, kinds_by_tag
-from kvcalc.kinds.other import NoCache, SharedCache
+from kvcalc.kinds import kind_class
 
 MAX_LAYERS = 10_000
 MAX_BLOCKS = 1_000
@@ -40,7 +39,7 @@ def model_from_document(doc: Mapping[str, Any]) -> Model:
             field=f"attention.{unused[0]}",
         )
     if "none" in used and "none" not in blocks:
-        blocks["none"] = NoCache()
+        blocks["none"] = kind_class("none")()
     _check_shared(blocks)
     dtypes = {key: _dtype(doc.get(key), key) for key in ("dtype", "cache_dtype", "state_dtype", "index_dtype")}
     return Model(
@@ -90,10 +89,12 @@ def _blocks(attention: Mapping[str, Any]) -> tuple[dict[str, Kind], bool]:
 
 
 def _kind(doc: Mapping[str, Any], path: str) -> Kind:
-    cls = kinds_by_tag()[doc["kind"]]
+    cls = kind_class(doc["kind"])
     values = dict(doc)
     try:
         if values.get("indexer") is not None:
+            from kvcalc.kinds.indexer import Indexer
+
             values["indexer"] = Indexer(**values["indexer"])
         return cls(**values)
     except KvcalcError as error:
@@ -103,12 +104,13 @@ def _kind(doc: Mapping[str, Any], path: str) -> Kind:
 
 def _check_shared(blocks: Mapping[str, Kind]) -> None:
     for name, kind in blocks.items():
-        if isinstance(kind, SharedCache) and kind.of is not None and kind.of not in blocks:
+        source = getattr(kind, "of", None)  # only `shared` has it
+        if source is not None and source not in blocks:
             raise ModelFileError(
-                f"block {name!r} shares the cache of {kind.of!r}, which is no block",
-                fix=did_you_mean(kind.of, list(blocks)) or f"blocks: {', '.join(blocks)}",
+                f"block {name!r} shares the cache of {source!r}, which is no block",
+                fix=did_you_mean(source, list(blocks)) or f"blocks: {', '.join(blocks)}",
                 field=f"attention.{name}.of",
-                value=kind.of,
+                value=source,
             )
 
 
@@ -191,7 +193,7 @@ def _known(name: str, path: str, blocks: Mapping[str, Kind]) -> str:
 def document_from_model(model: Model) -> dict[str, Any]:
     """The document that `model_from_document` reads back to an equal model, absent fields left out."""
     used = model.stage_blocks(0, len(model.layers))
-    implicit_none = [name for name in used if name == "none" and model.blocks[name] == NoCache()]
+    implicit_none = [name for name in used if name == "none" and model.blocks[name].kind == "none"]
     blocks = {name: plain(kind) for name, kind in model.blocks.items() if name not in implicit_none}
     single = list(blocks) == ["attention"] and all(layer == ("attention",) for layer in model.layers)
     doc: dict[str, Any] = {"name": model.name}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-from hashlib import blake2b
 from typing import Any
 
 from kvcalc import __version__
@@ -17,6 +16,11 @@ from kvcalc.core.gpu import Gpu, gpu_from_document
 from kvcalc.core.model import Model
 from kvcalc.document import model_from_document
 from kvcalc.errors import ModelFileError, UsageError, did_you_mean, short
+
+try:  # hashlib also loads OpenSSL: 2 ms of every start for one function
+    from _blake2 import blake2b
+except ImportError:  # an interpreter built without it
+    from hashlib import blake2b
 
 #: Raised when the cached form changes.
 CACHE_FORMAT = 1

@@ -17,11 +17,12 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from kvcalc.core.model import Check, Model, Mtp, Source, Weights
 from kvcalc.document import MAX_LAYERS, model_from_document
 from kvcalc.errors import KvcalcError, ModelFileError, did_you_mean, short
-from kvcalc.kinds import AnyKind, Indexer, kinds_by_tag
+from kvcalc.kinds import KIND_TAGS, any_kind, kind_class
+from kvcalc.kinds.indexer import Indexer
 from kvcalc.units import MAX_BYTES, MAX_SESSIONS, MAX_TOKENS
 from kvcalc.yamlfile import FieldPath, decode, parse, read_bytes
 
-_Kind = Annotated[AnyKind, Field(discriminator="kind")]
+_Kind = Annotated[any_kind(), Field(discriminator="kind")]
 _Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
 _BlockName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$", max_length=60)]
 _Int = Annotated[int, Field(ge=1, le=2**31)]
@@ -68,7 +69,7 @@ _HINTS = {
     "dtype": "the model's own type, for example bfloat16 (torch_dtype)",
     "attention": "for example {kind: gqa, heads: 32, groups: 8, head_dim: 128}",
     "name": "what the model is called",
-    "kind": "one of: " + ", ".join(kinds_by_tag()),
+    "kind": "one of: " + ", ".join(KIND_TAGS),
     "heads": "the number of query heads (num_attention_heads)",
     "groups": "the number of KV heads (num_key_value_heads)",
     "head_dim": "the width of a head (head_dim; hidden_size / heads only where the config has none)",
@@ -127,7 +128,7 @@ def _document_path(loc: Sequence[str | int], doc: Any) -> tuple[FieldPath, Any]:
     path: list[str | int] = []
     current: Any = doc
     around: Any = doc
-    tags = {"one", "named", "str", *kinds_by_tag()}
+    tags = {"one", "named", "str", *KIND_TAGS}
     for part in loc:
         if isinstance(current, dict) and part in current:
             around, current = current, current[part]
@@ -167,7 +168,7 @@ def _wording(fault: Mapping[str, Any], path: FieldPath, around: Any) -> tuple[st
         return f"unknown key {short(last)}", did_you_mean(last, known) or f"known here: {', '.join(known)}", value
     if kind == "union_tag_invalid":
         tag = fault["ctx"]["tag"]
-        fix = did_you_mean(str(tag), list(kinds_by_tag())) or _HINTS["kind"]
+        fix = did_you_mean(str(tag), list(KIND_TAGS)) or _HINTS["kind"]
         return f"unknown kind {short(tag)}", fix, tag
     if kind == "union_tag_not_found":
         return f"{last} does not say its kind", f"add kind: {_HINTS['kind']}", value
@@ -195,7 +196,7 @@ def _known_fields(path: FieldPath, around: Any) -> list[str]:
     group = {"source": Source, "weights": Weights, "checks": Check, "mtp": Mtp}.get(str(path[0]))
     if group is not None:
         return _names(group)
-    return _names(kinds_by_tag()[around["kind"]])
+    return _names(kind_class(around["kind"]))
 
 
 def _names(cls: type) -> list[str]:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kvcalc import __version__
 from kvcalc.core.model import Model
 from kvcalc.core.plan import Layout, Load, Planner
-from kvcalc.core.result import SCHEMA_VERSION, EngineInfo, ModelInfo
+from kvcalc.core.exactness import SCHEMA_VERSION
 from kvcalc.document import plain
 from kvcalc.dtypes import get_dtype
 from kvcalc.engines import get_engine
 from kvcalc.engines.base import CacheDtypes, Engine, Setup, read_options
 from kvcalc.errors import UsageError, short
 from kvcalc.targets import Target
+
+if TYPE_CHECKING:
+    from kvcalc.core.result import EngineInfo, ModelInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

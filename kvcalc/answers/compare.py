@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kvcalc.answers.common import Ask, header, prepare
 from kvcalc.answers.fit import fit_record, mha_ratio, tensor_parallel
 from kvcalc.core.gpu import Gpu
-from kvcalc.core.result import FitRecord, weakest
+from kvcalc.core.exactness import weakest
 from kvcalc.targets import Target
+
+if TYPE_CHECKING:
+    from kvcalc.core.result import FitRecord
 
 
 def compare(targets: Sequence[Target], ask: Ask, gpu: Gpu | None) -> dict[str, Any]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kvcalc.answers.common import Ask, Prepared, header, prepare
 from kvcalc.answers.size import cache_record
 from kvcalc.core.capacity import max_context, max_sessions
 from kvcalc.core.gpu import Gpu
 from kvcalc.core.plan import Layout
-from kvcalc.core.result import FitRecord, weakest
+from kvcalc.core.exactness import weakest
 from kvcalc.dtypes import DTYPES
 from kvcalc.errors import UsageError
 from kvcalc.planning.ledger import Ledger, build_ledger
 from kvcalc.targets import Target
+
+if TYPE_CHECKING:
+    from kvcalc.core.result import FitRecord
 
 #: Where the automatic layout stops looking for one that holds the weights.
 MAX_AUTO_TP = 64

@@ -1,23 +1,12 @@
-"""The records that answers are made of: the JSON contract, as types. Bytes, tokens and sessions are integers."""
+"""The records that answers are made of: the JSON contract, as types. Bytes, tokens and sessions are integers.
+
+Only for type checkers and the generated JSON Schema: answers import it under TYPE_CHECKING, because building the
+types takes longer than building the answer.
+"""
 
 from __future__ import annotations
 
-from typing import Literal, NotRequired, TypedDict
-
-SCHEMA_VERSION = 1
-
-Exactness = Literal["exact", "upper_bound", "estimate", "measured"]
-_RANK = ("exact", "measured", "upper_bound", "estimate")
-
-
-def weakest(*labels: str) -> str:
-    """The label of a number made of numbers with these labels.
-
-    >>> weakest("exact", "estimate")
-    'estimate'
-    """
-    return max(labels, key=_RANK.index, default="exact")
-
+from typing import NotRequired, TypedDict
 
 class EngineInfo(TypedDict):
     name: str

@@ -7,7 +7,7 @@ No pages, no padding, no slack. Not an engine anybody runs: the engines' own mod
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import lcm
+from math import lcm, prod
 
 from kvcalc.core.component import Component, Law, Linear, period_of, saturates_at
 from kvcalc.core.model import Model
@@ -104,10 +104,12 @@ def _row(component: Component, kind: str, block: str, layers: tuple[int, ...], r
     """The component on TP rank `rank`; None where the rank holds none of it."""
     dtype = DTYPES[setup.dtypes.of(component.role)]
     units = [(part.units_on_rank(rank, setup.layout.tp), part.width) for part in component.parts]
-    slot_bytes = sum(count * dtype.row_bytes(width) for count, width in units)
+    widths: tuple[int, ...] = units[0]
+    if len(units) > 1 or (units[0][1] == 1 and component.parts[0].shard == "channels"):
+        widths = (sum(count * width for count, width in units),)  # channels lie in one row, which a block format packs
+    slot_bytes = prod(widths[:-1]) * dtype.row_bytes(widths[-1])
     if slot_bytes == 0:
         return None
-    widths = units[0] if len(units) == 1 else (sum(count * width for count, width in units),)
     sharded = setup.layout.dcp > 1 and isinstance(component.law, Linear) and component.role in ("key", "value")
     return _Row(
         component.name, kind, block, component.law, str(component.law), layers, widths, dtype.name, slot_bytes,
