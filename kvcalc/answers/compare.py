@@ -35,7 +35,7 @@ def compare(targets: Sequence[Target], ask: Ask, gpu: Gpu | None) -> dict[str, A
 
 def _one(target: Target, ask: Ask, gpu: Gpu | None) -> tuple[FitRecord, dict[str, Any]]:
     tp, notes = tensor_parallel(target, ask, gpu)
-    ready = prepare(target, ask, tp=tp)
+    ready = prepare(target, ask, tp=tp, gpu=gpu)
     record = fit_record(ready, ask, gpu)
     record["assumptions"] = [*(f"{target.model.name}: {note}" for note in notes), *record["assumptions"]]
     record["mha_ratio"] = mha_ratio(ready, record["per_session_bytes"])

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from kvcalc.core.component import Encoder
 from kvcalc.core.model import Model
 from kvcalc.engines.base import Option, Setup
+from kvcalc.engines.vllm import archs
 from kvcalc.engines.vllm.build import build
 from kvcalc.engines.vllm.layers import check_layout
 from kvcalc.engines.vllm.planner import VllmPlanner, make_planner
@@ -32,20 +33,27 @@ class VllmEngine:
 
         Raises: EngineRefusal where vLLM would not start; UsageError for a bad option.
         """
+        crosses = any(isinstance(c.law, Encoder) for kind in model.blocks.values() for c in kind.lower())
+        archs.check_supported(model, crosses=crosses)
         components = [component for kind in model.blocks.values() for component in kind.lower()]
         settings = read_settings(
             model,
             setup,
             has_states=any(component.role in ("conv", "state") for component in components),
             has_attention=any(component.role in ("key", "value") for component in components),
-            crosses=any(isinstance(component.law, Encoder) for component in components),
+            crosses=crosses,
         )
         warnings = check_layout(model, settings)
         built = build(model, settings)
         options = {
             name: setup.options.get(name) for name in ("max_model_len", "num_gpu_blocks_override", "max_num_seqs")
         }
-        return make_planner(model.name, settings, built, warnings, options)
+        exact = not settings.has_states or archs.checked_states(model)
+        if not exact:
+            warnings = (*warnings, f"recurrent layers of {model.architecture} were not compared with vLLM's numbers")
+        return make_planner(
+            settings, built, exactness="exact" if exact else "estimate", warnings=warnings, options=options
+        )
 
 
 ENGINE = VllmEngine()

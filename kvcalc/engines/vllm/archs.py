@@ -21,14 +21,54 @@ ATTENTION_FIRST = ("zamba2",)
 #: Source: model_executor/models/falcon.py:173,189 (0.33.0).
 _NATIVE_CACHE_ONLY = ("falcon",)
 
-#: A window of W means W + 1 tokens. Source: model_executor/models/commandr.py:244 (0.33.0).
-_WINDOW_PLUS_ONE = ("cohere2",)
+#: A window of W means W + 1 tokens. Source: models commandr.py:244, cohere2_moe.py:256, domyn_edge.py:107.
+_WINDOW_PLUS_ONE = ("cohere2", "cohere2_moe", "domyn_edge")
 
 #: Even layers slide, whatever layer_types says. Source: model_executor/models/gpt_oss.py:175 (0.33.0).
 _EVEN_LAYERS_SLIDE = ("gpt_oss",)
 
-#: removed from the model registry: architecture -> last release. Source: model_executor/models/registry.py:841.
-_REMOVED = {"bamba": "0.23.0", "minimax": "0.23.0", "minimax_text_01": "0.23.0", "minimax_m1": "0.23.0"}
+#: Dropped from the model registry: architecture -> last release with it.
+#: Source: model_executor/models/registry.py `_PREVIOUSLY_SUPPORTED_MODELS` (0.33.0), text generation only.
+_DROPPED = {
+    "Phi3SmallForCausalLM": "0.9.2",
+    "Phi4FlashForCausalLM": "0.10.2",
+    "MotifForCausalLM": "0.10.2",
+    "MllamaForConditionalGeneration": "0.10.2",
+    "Phi4MultimodalForCausalLM": "0.12.0",
+    "JAISLMHeadModel": "0.22.0",
+    "BambaForCausalLM": "0.23.0",
+    "MiniMaxForCausalLM": "0.23.0",
+    "MiniMaxText01ForCausalLM": "0.23.0",
+    "MiniMaxM1ForCausalLM": "0.23.0",
+    "QWenLMHeadModel": "0.23.0",
+    "InternLMForCausalLM": "0.23.0",
+    "XverseForCausalLM": "0.23.0",
+    "Dots1ForCausalLM": "0.23.0",
+    "BaiChuanForCausalLM": "0.23.0",
+    "BaichuanForCausalLM": "0.23.0",
+    "AquilaForCausalLM": "0.24.0",
+    "Grok1ForCausalLM": "0.24.0",
+    "Grok1ModelForCausalLM": "0.24.0",
+    "TeleChatForCausalLM": "0.25.0",
+    "PersimmonForCausalLM": "0.25.0",
+    "FuyuForCausalLM": "0.25.0",
+    "Plamo2ForCausalLM": "0.26.0",
+    "OuroForCausalLM": "0.26.0",
+    "ArcticForCausalLM": "0.28.0",
+}
+
+#: Architectures whose layers bring cache formats of their own that are not modelled here.
+#: Source: models/inkling, minimax_m3, glm5next, qwen4_exp, deepseek_v41, step5, dots3_note (0.33.0).
+_OWN_FORMATS = ("inkling", "minimax_m3", "glm5_next", "qwen4_exp", "deepseek_v41", "step5", "dots3_note")
+
+#: Recurrent architectures whose numbers were compared with vLLM's own; others are estimates.
+_CHECKED_STATES = (
+    "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "kimi_linear", "lfm2", "lfm2_moe", "mamba", "mamba2",
+    "nemotron_h", "qwen3_5", "qwen3_next", "zamba2",
+)  # fmt: skip
+
+#: Encoder-decoder models that are left. Source: model_executor/models (users of CrossAttention, 0.33.0).
+_ENCODER_DECODERS = ("whisper",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +96,7 @@ def state_class(kind: str, model: Model, capability: int, key_dim: int) -> State
     if kind == "gated_deltanet":
         # FlashInfer's prefill exports states every 64 tokens: Hopper always, Blackwell for key heads of 128.
         flashinfer = capability == 90 or (capability // 10 in (10, 12) and key_dim == 128)
-        if flashinfer and model.architecture not in ("olmo_hybrid",):
+        if flashinfer and model.architecture != "olmo_hybrid":
             return StateClass(checkpoint=True, checkpoint_multiple=64)
         return StateClass()
     if kind in ("kda", "short_conv", "lightning"):
@@ -64,11 +104,26 @@ def state_class(kind: str, model: Model, capability: int, key_dim: int) -> State
     raise EngineRefusal(f"vLLM has no layer for {kind}", fix="engines: kvcalc engines")
 
 
-def check_supported(model: Model) -> None:
-    """Raises: EngineRefusal for architectures vLLM dropped."""
-    last = _REMOVED.get(model.architecture or "")
-    if last is not None:
-        raise EngineRefusal(f"vLLM dropped {model.architecture} after {last}", fix="there are no numbers to compare to")
+def check_supported(model: Model, *, crosses: bool) -> None:
+    """Raises: EngineRefusal for architectures vLLM dropped, or whose formats are not modelled."""
+    for name in str(model.facts.get("architectures", "")).split(","):
+        if name in _DROPPED:
+            raise EngineRefusal(
+                f"vLLM dropped {name} after {_DROPPED[name]}",
+                fix="another engine, or -e ideal for the minimum",
+                field="architecture",
+                value=name,
+            )
+    architecture = model.architecture or ""
+    if own := [name for name in _OWN_FORMATS if architecture.startswith(name)]:
+        raise EngineRefusal(f"the vllm engine has no rules for the cache formats of {own[0]}", fix="-e ideal")
+    if crosses and architecture and architecture not in _ENCODER_DECODERS:
+        raise EngineRefusal(f"vLLM has no encoder-decoder model {architecture}", fix="-e ideal for the minimum")
+
+
+def checked_states(model: Model) -> bool:
+    """Whether a model with recurrent states is one whose numbers were compared with vLLM's."""
+    return (model.architecture or "").startswith(_CHECKED_STATES)
 
 
 def kv_dtype(model: Model, asked: str, capability: int) -> str:
@@ -119,14 +174,17 @@ def _sliding_and_full(model: Model) -> tuple[str, str] | None:
     return (windowed[0], full[0]) if len(windowed) == len(full) == 1 else None
 
 
-def ssm_dtype(model: Model, asked: str | None, conv_dtype: str) -> str:
-    """Type of the recurrent state.
+def ssm_dtype(model: Model, kind: str, asked: str | None, conv_dtype: str) -> str:
+    """Type of the recurrent state of a layer of `kind`.
 
-    Source: models/config.py:812 (Nemotron-H), :953 (Qwen3.5); kimi_gdn_linear_attn.py:157 (KDA: always float32).
+    Source: models/config.py:812 (Nemotron-H), :953 (Qwen3.5); mamba_utils.py `kda_state_dtype` (float32 unless
+    Kimi-K3 is told otherwise), `linear_attention_state_dtype` (the conv type).
     """
     architecture = model.architecture or ""
-    if architecture == "kimi_linear":
-        return "float32"
+    if kind == "kda":
+        return asked if asked is not None and architecture.startswith("kimi_k3") else "float32"
+    if kind == "lightning":
+        return conv_dtype
     if asked is not None:
         return asked
     if architecture.startswith("nemotron_h"):

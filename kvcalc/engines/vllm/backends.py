@@ -10,12 +10,16 @@ Source: vLLM 0.33.0 platforms/cuda.py `_get_backend_priorities`, v1/attention/ba
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
+from math import lcm
 
 from kvcalc.engines.vllm.cachedtypes import DS_MLA, FP8, NATIVE, PER_TOKEN_HEAD, TURBOQUANT
 from kvcalc.errors import EngineRefusal
 
 DEFAULT_BLOCK = 16
 _E4M3 = ("fp8", "fp8_e4m3")
+#: native fp8 conversion in Triton kernels; FlashAttention's widest head.
+_FP8_FROM, _FLASH_WIDEST = 89, 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +42,8 @@ class Backend:
 
     @property
     def smallest(self) -> int:
-        return min((*self.sizes, self.multiple_of)) if self.sizes and self.multiple_of else (
-            min(self.sizes) if self.sizes else self.multiple_of
-        )
+        """The smallest kernel block it takes."""
+        return min(size for size in (*self.sizes, self.multiple_of) if size)
 
     def takes_block(self, block_tokens: int) -> bool:
         """A block size is fine when some kernel block divides it."""
@@ -136,9 +139,7 @@ def _head_candidates(query: Query) -> list[Backend]:
         # fp8 needs FA3 (Hopper) or FA4 (Blackwell up to head size 128, Hopper at 512).
         if major == 9:
             wide = max(query.model_head_size, query.head_size) == 512
-            flash = FLASH_ATTN_FP8_512 if wide else Backend(
-                name="FLASH_ATTN", dtypes=(*NATIVE, *_E4M3), multiple_of=16
-            )
+            flash = FLASH_ATTN_FP8_512 if wide else Backend(name="FLASH_ATTN", dtypes=(*NATIVE, *_E4M3), multiple_of=16)
         elif major == 10 and query.head_size <= 128:
             flash = Backend(name="FLASH_ATTN", dtypes=(*NATIVE, *_E4M3), multiple_of=16)
     if major == 10:
@@ -149,21 +150,17 @@ def _head_candidates(query: Query) -> list[Backend]:
 
 def _refuses(backend: Backend, query: Query) -> str | None:
     """Why `backend` does not take the layer; None when it does."""
-    if query.capability // 10 not in backend.majors:
-        return "compute capability not supported"
-    if query.dtype not in backend.dtypes:
-        return "kv_cache_dtype not supported"
-    if query.dtype.startswith("fp8") and query.capability < 89:
-        return "an fp8 KV cache needs compute capability 8.9"
-    if query.block_tokens is not None and not backend.takes_block(query.block_tokens):
-        return "block_size not supported"
-    if backend.head_sizes and query.head_size not in backend.head_sizes:
-        return "head_size not supported"
-    if backend.name == "FLASH_ATTN" and (query.head_size % 8 or query.head_size > 512):
-        return "head_size not supported"
-    if query.windowed and not backend.windows:
-        return "sliding window not supported"
-    return None
+    flash = backend.name == "FLASH_ATTN"
+    checks = (
+        (query.capability // 10 in backend.majors, "compute capability not supported"),
+        (query.dtype in backend.dtypes, "kv_cache_dtype not supported"),
+        (not query.dtype.startswith("fp8") or query.capability >= _FP8_FROM, "fp8 KV needs compute capability 8.9"),
+        (query.block_tokens is None or backend.takes_block(query.block_tokens), "block_size not supported"),
+        (not backend.head_sizes or query.head_size in backend.head_sizes, "head_size not supported"),
+        (not flash or (query.head_size % 8 == 0 and query.head_size <= _FLASH_WIDEST), "head_size not supported"),
+        (backend.windows or not query.windowed, "sliding window not supported"),
+    )
+    return next((reason for fine, reason in checks if not fine), None)
 
 
 def latent_backend(query: Query, *, sparse: bool) -> Backend:
@@ -212,9 +209,6 @@ def common_block(backends: list[Backend]) -> int:
     Raises: EngineRefusal when there is none.
     Source: platforms/interface.py `_preferred_block_size_for_backends`.
     """
-    from itertools import product
-    from math import lcm
-
     if len(backends) == 1:
         return backends[0].preferred_block()
     if all(backend.takes_block(DEFAULT_BLOCK) for backend in backends):

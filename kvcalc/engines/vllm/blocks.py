@@ -27,7 +27,7 @@ _LATENT_ALIGNMENT = 128
 class Placed(NamedTuple):
     """One cache of one layer before its block size is known. `plain`: kept in the model's own type."""
 
-    index: int
+    number: int
     block: str
     cache: Cache
     plain: bool = False
@@ -58,13 +58,13 @@ def place(caches: Sequence[Placed], sample: Sample, settings: Settings) -> tuple
         if isinstance(cache, State):
             # Without prefix caching a state has one block for the whole length; 0 stands for max_model_len.
             tokens = sizes.block_tokens if settings.align_states else 0
-            layers.append(Layer(placed.index, placed.block, cache.spec(tokens, sizes.state_page)))
+            layers.append(Layer(placed.number, placed.block, cache.spec(tokens, sizes.state_page)))
             continue
         tokens = sizes.block_tokens
         if cache.kind == "sliding":
             budget = sizes.shared_page or cache.token_bytes * tokens
             tokens = largest_kernel_block(cache.backend, cache.token_bytes, budget)
-        layers.append(Layer(placed.index, placed.block, cache.spec(tokens, sizes.shared_page)))
+        layers.append(Layer(placed.number, placed.block, cache.spec(tokens, sizes.shared_page)))
     return layers, sizes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from kvcalc.core.model import Model
 from kvcalc.engines.vllm import archs, deepseek_v4
@@ -36,7 +37,6 @@ def build(model: Model, settings: Settings) -> Built:
 
     Raises: EngineRefusal.
     """
-    archs.check_supported(model)
     drafts = _draft_layers(model, settings)
     stages = stage_ranges(len(model.layers), settings.layout.pp, drafts)
     packed = deepseek_v4.is_packed(model)
@@ -108,18 +108,16 @@ def stage_ranges(layers: int, stages: int, drafts: int) -> list[range]:
         counts[-position] += 1
     counts[-1] += drafts
     bounds = [sum(counts[:stage]) for stage in range(stages + 1)]
-    return [range(start, stop) for start, stop in zip(bounds, bounds[1:], strict=False)]
+    return [range(start, stop) for start, stop in pairwise(bounds)]
 
 
-def _staged_layers(
-    model: Model, settings: Settings, stages: list[range], drafts: int
-) -> tuple[list[Layer], int]:
+def _staged_layers(model: Model, settings: Settings, stages: list[range], drafts: int) -> tuple[list[Layer], int]:
     """Every layer's caches with formats; block sizes are settled stage by stage."""
     placed, sample = _placed(model, settings, drafts)
     layers: list[Layer] = []
     block = 0
     for stage in stages:
-        own = [cache for cache in placed if cache.index in stage]
+        own = [cache for cache in placed if cache.number in stage]
         formed, sizes = place(own, sample, settings)
         layers.extend(formed)
         if any(isinstance(cache.cache, Attn) for cache in own) or not block:

@@ -33,7 +33,7 @@ _SCALE_BYTES = 2 * 4
 
 
 def vllm_name(key: str, value: str, model_dtype: str) -> str:
-    """vLLM's word for the element types asked for; `auto` where they are the model's own.
+    """The engine's word for the element types asked for; `auto` where they are the model's own.
 
     Raises: EngineRefusal for types vLLM does not store.
     """

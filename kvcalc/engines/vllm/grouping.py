@@ -21,7 +21,7 @@ GROUP_RATIO = 1.5
 class Layer(NamedTuple):
     """One cache of one layer: layer number, block of the model file, format."""
 
-    index: int
+    number: int
     block: str
     spec: Spec
 
@@ -117,7 +117,7 @@ def _equal_pages(layers: Sequence[Layer]) -> list[Group]:
             buckets.append(([spec], list(members)))
     sizes = [len(bucket) for _, bucket in buckets]
     size = max(sizes) if max(sizes) < min(sizes) * GROUP_RATIO else min(sizes)
-    groups = []
+    groups: list[Group] = []
     for _, bucket in buckets:
         count = ceil_div(len(bucket), size)
         # Every count-th layer, not runs of neighbours: each pipeline stage then gets a share of each group.
@@ -186,7 +186,7 @@ def pool_bytes_per_block(groups: Sequence[Group], stage: range | None, *, block_
     stage: layer numbers of the stage; None for the whole model.
     Source: _get_kv_cache_bytes_per_block, _project_kv_cache_groups_to_worker.
     """
-    own = [[layer.spec for layer in group.layers if stage is None or layer.index in stage] for group in groups]
+    own = [[layer.spec for layer in group.layers if stage is None or layer.number in stage] for group in groups]
     if not block_outermost:
         return max((sum(spec.stride_page_bytes for spec in specs) for specs in own), default=0)
     widest = max((sum(spec.page_bytes for spec in specs) for specs in own), default=0)
@@ -237,8 +237,9 @@ def _packed(layers: Sequence[Layer]) -> list[Group]:
             groups.append(Group(tuple(bucket.layers), mixed=True))
             continue
         rounds = list(zip(*bucket.by_page.values(), strict=False))
-        for start in range(count):
-            groups.append(Group(tuple(layer for each in rounds[start::count] for layer in each), mixed=True))
+        groups.extend(
+            Group(tuple(layer for each in rounds[start::count] for layer in each), mixed=True) for start in range(count)
+        )
     return groups
 
 

@@ -101,7 +101,7 @@ def block_caches(model: Model, name: str, settings: Settings, *, quantized: bool
         caches.append(reader.indexer(index))
     attention = [c for c in components if c.role in ("key", "value") and not isinstance(c.law, Encoder)]
     if attention:
-        caches.append(reader.attention(attention, sparse=_is_sparse(model, kind, components)))
+        caches.append(reader.attention(attention, sparse=_is_sparse(model, components)))
     if cross := [component for component in components if isinstance(component.law, Encoder)]:
         caches.append(reader.heads_cache(cross, "cross", 0))
     states = [component for component in components if component.role in ("conv", "state")]
@@ -112,7 +112,7 @@ def block_caches(model: Model, name: str, settings: Settings, *, quantized: bool
     return tuple(caches)
 
 
-def _is_sparse(model: Model, kind: object, components: tuple[Component, ...]) -> bool:
+def _is_sparse(model: Model, components: tuple[Component, ...]) -> bool:
     """Layers that reuse another one's selection are sparse too, without an index key of their own."""
     return model.architecture in archs.SPARSE_LATENT or any(c.role == "index" for c in components)
 
@@ -211,7 +211,8 @@ class _Reader:
     def state(self, components: list[Component], kind: str) -> State:
         """Conv tail and recurrent state, sharded by TP; drafts lengthen the tail and add blocks."""
         settings = self.settings
-        conv_bytes, ssm_bytes = ({"float32": 4}.get(name, 2) for name in (settings.conv_dtype, settings.ssm_dtype))
+        ssm_dtype = archs.ssm_dtype(self.model, kind, settings.asked_ssm_dtype, settings.conv_dtype)
+        conv_bytes, ssm_bytes = ({"float32": 4}.get(name, 2) for name in (settings.conv_dtype, ssm_dtype))
         key_dim = components[0].parts[0].width // 2 if components[0].role == "conv" else 0
         rules = archs.state_class(kind, self.model, settings.capability, key_dim)
         total = 0
@@ -230,7 +231,7 @@ class _Reader:
         checkpoint = 1 if rules.checkpoint and settings.rules.checkpoint_blocks else 0
         return State(
             state_bytes=total,
-            body=(*shapes, settings.conv_dtype, settings.ssm_dtype),
+            body=(*shapes, settings.conv_dtype, ssm_dtype),
             # With prefix caching the state at the last block boundary and the running one are both kept.
             blocks=(2 + drafts + checkpoint, 1 + drafts),
             checkpoint_multiple=rules.checkpoint_multiple if rules.checkpoint else 0,
@@ -265,7 +266,9 @@ class _Reader:
             )
         if groups is not None and groups % tp and tp % groups:
             raise EngineRefusal(
-                f"{groups} KV heads divide over neither {tp} ranks nor the other way round", fix="change --tp", field="tp"
+                f"{groups} KV heads divide over neither {tp} ranks nor the other way round",
+                fix="change --tp",
+                field="tp",
             )
 
     def check_divides(self, name: str, units: int, *, divides: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import lcm
 
@@ -20,7 +21,6 @@ NULL_BLOCKS = 1
 class VllmPlanner:
     """See `kvcalc.core.plan.Planner`. `counters`: per group the distinct formats that count its blocks."""
 
-    model_name: str
     settings: Settings
     built: Built
     counters: tuple[tuple[Spec, ...], ...]
@@ -68,9 +68,7 @@ class VllmPlanner:
         for (kind, block, law, layers), count in zip(self.rows, blocks, strict=True):
             held = count * sessions
             size = held * pool_bytes
-            tensors.append(
-                Tensor("kv_blocks", kind, block, law, layers, 1, held, (held, pool_bytes), "int8", size)
-            )
+            tensors.append(Tensor("kv_blocks", kind, block, law, layers, 1, held, (held, pool_bytes), "int8", size))
             total += size
         if pool_bytes and self.rows:
             shape = (NULL_BLOCKS, pool_bytes)
@@ -101,12 +99,11 @@ def _steady(specs: tuple[Spec, ...], tokens: int, settings: Settings) -> int:
 
 
 def make_planner(
-    model_name: str, settings: Settings, built: Built, warnings: tuple[str, ...], options: dict[str, int | None]
+    settings: Settings, built: Built, *, exactness: str, warnings: tuple[str, ...], options: Mapping[str, int | None]
 ) -> VllmPlanner:
     """The planner of a built model, with everything that does not depend on the load taken out."""
     counters = tuple(tuple(dict.fromkeys(group.specs)) for group in built.groups)
     return VllmPlanner(
-        model_name=model_name,
         settings=settings,
         built=built,
         counters=counters,
@@ -121,6 +118,7 @@ def make_planner(
         max_model_len=options["max_model_len"],
         override_blocks=options["num_gpu_blocks_override"],
         max_num_seqs=options["max_num_seqs"],
+        exactness=exactness,
     )
 
 
@@ -130,7 +128,7 @@ def _row(group: Group) -> tuple[str, str, str, tuple[int, ...]]:
     first = group.layers[0].spec
     law = {"sliding": f"window {first.span:,}", "sliding_mla": f"window {first.span:,}"}.get(first.kind)
     law = law or {"chunked": f"chunk {first.span:,}", "mamba": "constant", "cross": "encoder"}.get(first.kind, "linear")
-    layers = tuple(dict.fromkeys(layer.index for layer in group.layers))
+    layers = tuple(dict.fromkeys(layer.number for layer in group.layers))
     return ("+".join(kinds), "+".join(blocks), law, layers)
 
 

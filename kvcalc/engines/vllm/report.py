@@ -37,7 +37,7 @@ def engine_report(planner: VllmPlanner, load: Load, pool_bytes: int | None) -> d
             _group(planner, group, held, live, length)
             for group, held, live in zip(planner.built.groups, blocks, steady, strict=True)
         ],
-        **_session_bytes(planner, length, blocks),
+        **_session_bytes(planner, blocks),
     }
     if pool_bytes is not None or planner.override_blocks is not None:
         record |= _with_pool(planner, length, sum(steady), pool_bytes or 0)
@@ -57,9 +57,9 @@ def _group(planner: VllmPlanner, group: Group, held: int, live: int, length: int
         "kind": "UniformTypeKVCacheSpecs" if group.mixed else SPEC_CLASSES[first.kind],
         "layers": len(group.layers),
         "layers_per_stage": [
-            sum(layer.index in stage.layers for layer in group.layers) for stage in planner.built.stages
+            sum(layer.number in stage.layers for layer in group.layers) for stage in planner.built.stages
         ],
-        "layer_indices": [layer.index for layer in group.layers],
+        "layer_indices": [layer.number for layer in group.layers],
         "blocks": list(dict.fromkeys(layer.block for layer in group.layers)),
         "block_size": first.block_tokens or length,
         "page_bytes": group.page_bytes,
@@ -71,7 +71,7 @@ def _group(planner: VllmPlanner, group: Group, held: int, live: int, length: int
     }
 
 
-def _session_bytes(planner: VllmPlanner, length: int, blocks: list[int]) -> dict[str, object]:
+def _session_bytes(planner: VllmPlanner, blocks: list[int]) -> dict[str, object]:
     """Pool bytes of one request over all stages: what it may take at once, split into constant and growing."""
     per_block = sum(stage.pool_bytes for stage in planner.built.stages)
     growing = sum(

@@ -68,7 +68,8 @@ _NATIVE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 class Settings:
     """Everything about the start that decides the cache.
 
-    capability: 80, 90, 100 ...; kv_dtype, conv_dtype, ssm_dtype: vLLM's names, resolved.
+    capability: 80, 90, 100 ...; kv_dtype, conv_dtype: vLLM's names, resolved. asked_ssm_dtype: type of recurrent
+    states the user asked for, None leaves it to the model's rule.
     """
 
     rules: Rules
@@ -77,7 +78,7 @@ class Settings:
     model_dtype: str
     kv_dtype: str
     conv_dtype: str
-    ssm_dtype: str
+    asked_ssm_dtype: str | None
     block_tokens: int | None
     batch_tokens: int
     prefix_caching: bool
@@ -142,8 +143,8 @@ def read_settings(model: Model, setup: Setup, *, has_states: bool, has_attention
         capability=capability,
         model_dtype=model_dtype,
         kv_dtype=kv_dtype,
-        conv_dtype=_state_type(options.get("mamba_cache_dtype"), model_dtype),
-        ssm_dtype=_ssm_dtype(model, setup, options, model_dtype),
+        conv_dtype=_conv_dtype(options.get("mamba_cache_dtype"), model_dtype),
+        asked_ssm_dtype=_asked_ssm_dtype(setup, options),
         block_tokens=block,
         batch_tokens=batch,
         prefix_caching=bool(caching),
@@ -214,17 +215,19 @@ def _skip_layers(model: Model, options: dict[str, object], kv_dtype: str, *, hyb
     return frozenset(named)
 
 
-def _state_type(asked: str | None, model_dtype: str) -> str:
+def _conv_dtype(asked: object, model_dtype: str) -> str:
     return model_dtype if asked in (None, "auto") else str(asked)
 
 
-def _ssm_dtype(model: Model, setup: Setup, options: dict[str, object], model_dtype: str) -> str:
-    """Type of the recurrent state: --mamba-ssm-cache-dtype, else the model's rule, else the conv state's type."""
+def _asked_ssm_dtype(setup: Setup, options: dict[str, object]) -> str | None:
+    """--mamba-ssm-cache-dtype, or the state type asked for in kvcalc's terms."""
     asked = options.get("mamba_ssm_cache_dtype")
     if asked in (None, "auto") and "state" in setup.asked:
         asked = setup.dtypes.state
-    conv = _state_type(str(options.get("mamba_cache_dtype") or "auto"), model_dtype)
-    found = archs.ssm_dtype(model, None if asked in (None, "auto") else str(asked), conv)
-    if found not in _NATIVE_BYTES:
-        raise EngineRefusal(f"vLLM keeps no recurrent states in {found}", fix="float32, bfloat16 or float16")
-    return found
+    if asked in (None, "auto"):
+        return None
+    if asked not in _NATIVE_BYTES:
+        raise EngineRefusal(
+            f"vLLM keeps no recurrent states in {asked}", fix="float32, bfloat16 or float16", field="state-dtype"
+        )
+    return str(asked)
