@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kvcalc.core.model import Model
+from kvcalc.engines.vllm.versions import Rules
 from kvcalc.errors import EngineRefusal
 
 #: sparse latent attention with an indexer (DSA). Source: model_executor/models/deepseek_v2.py `Indexer`.
@@ -84,7 +85,7 @@ class StateClass:
     drafts_in_conv: bool = True
 
 
-def state_class(kind: str, model: Model, capability: int, key_dim: int) -> StateClass:
+def state_class(kind: str, model: Model, rules: Rules, capability: int, key_dim: int) -> StateClass:
     """Source: layers/mamba/mamba_mixer.py, mamba_mixer2.py:1117, gdn/qwen_gdn_linear_attn.py:148,686, short_conv.py.
 
     Raises: EngineRefusal for recurrences vLLM has no layer for.
@@ -92,11 +93,11 @@ def state_class(kind: str, model: Model, capability: int, key_dim: int) -> State
     if kind == "mamba1":
         return StateClass(drafts_in_conv=False)
     if kind == "mamba2":
-        return StateClass(checkpoint=True)
+        return StateClass(checkpoint=rules.mamba2_checkpoint)
     if kind == "gated_deltanet":
         # FlashInfer's prefill exports states every 64 tokens: Hopper always, Blackwell for key heads of 128.
         flashinfer = capability == 90 or (capability // 10 in (10, 12) and key_dim == 128)
-        if flashinfer and model.architecture != "olmo_hybrid":
+        if rules.gdn_checkpoint and flashinfer and model.architecture != "olmo_hybrid":
             return StateClass(checkpoint=True, checkpoint_multiple=64)
         return StateClass()
     if kind in ("kda", "short_conv", "lightning"):

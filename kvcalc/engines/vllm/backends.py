@@ -28,6 +28,7 @@ class Backend:
 
     sizes: exact kernel block sizes it takes; multiple_of: or any multiple of this.
     align_rows: packed blocks must keep whole pages of this many rows (0: no such rule).
+    layouts: orders of the pool's dimensions its kernels read, preferred first; none: any.
     """
 
     name: str
@@ -37,8 +38,8 @@ class Backend:
     majors: tuple[int, ...] = (8, 9, 10, 12)
     head_sizes: tuple[int, ...] = ()
     align_rows: int = 0
-    preferred: int = 0
     windows: bool = True
+    layouts: tuple[str, ...] = ()
 
     @property
     def smallest(self) -> int:
@@ -51,8 +52,6 @@ class Backend:
 
     def preferred_block(self) -> int:
         """Source: AttentionBackend.get_preferred_block_size."""
-        if self.preferred:
-            return self.preferred
         return DEFAULT_BLOCK if self.takes_block(DEFAULT_BLOCK) else self.smallest
 
     @property
@@ -65,7 +64,12 @@ FLASH_ATTN = Backend(name="FLASH_ATTN", dtypes=NATIVE, multiple_of=16)
 #: FA4 reads fp8 at head size 512 on Hopper in tiles of 64 tokens, and then asks that of every layer.
 FLASH_ATTN_FP8_512 = Backend(name="FLASH_ATTN", dtypes=_E4M3, sizes=(64,), majors=(9,))
 FLASHINFER = Backend(
-    name="FLASHINFER", dtypes=(*NATIVE, *FP8, "nvfp4"), sizes=(16, 32, 64), majors=(10,), head_sizes=(64, 128, 256, 512)
+    name="FLASHINFER",
+    dtypes=(*NATIVE, *FP8, "nvfp4"),
+    sizes=(16, 32, 64),
+    majors=(10,),
+    head_sizes=(64, 128, 256, 512),
+    layouts=("LBHNC", "BLHNC"),
 )
 FLASHINFER_LARGE = Backend(
     name="FLASHINFER",
@@ -73,9 +77,10 @@ FLASHINFER_LARGE = Backend(
     sizes=(16, 32, 64, 128, 256, 512, 1024),
     majors=(10,),
     head_sizes=FLASHINFER.head_sizes,
+    layouts=FLASHINFER.layouts,
 )
 TRITON = Backend(name="TRITON_ATTN", dtypes=(*NATIVE, *FP8, *PER_TOKEN_HEAD), multiple_of=16)
-TURBO = Backend(name="TURBOQUANT", dtypes=tuple(TURBOQUANT), sizes=(16, 32, 64, 128), windows=False)
+TURBO = Backend(name="TURBOQUANT", dtypes=tuple(TURBOQUANT), sizes=(16, 32, 64, 128), windows=False, layouts=("LBNHC",))
 
 FLASH_ATTN_MLA = Backend(name="FLASH_ATTN_MLA", dtypes=NATIVE, multiple_of=16, majors=(9,))
 FLASHMLA = Backend(name="FLASHMLA", dtypes=(*NATIVE, *_E4M3), sizes=(64,), majors=(9,))
@@ -201,6 +206,26 @@ def _none(query: Query, reasons: list[str]) -> EngineRefusal:
         field="kv_cache_dtype",
         value=query.dtype,
     )
+
+
+def common_layout(backends: list[Backend]) -> str:
+    """The order of the pool's dimensions (L layer, B block, H head, N token, C content) that all backends read.
+
+    Raises: EngineRefusal when there is none.
+    Source: v1/attention/backends/utils.py `get_supported_kv_cache_layouts`.
+    """
+    offers = [backend.layouts for backend in backends if backend.layouts]
+    if not offers:
+        return "LBNHC"
+    shared = [layout for layout in offers[0] if all(layout in offer for offer in offers)]
+    if not shared:
+        names = ", ".join(f"{backend.name} {'/'.join(backend.layouts)}" for backend in backends if backend.layouts)
+        raise EngineRefusal(
+            f"no KV cache layout suits every attention backend ({names})",
+            fix="choose another KV cache dtype",
+            field="kv_cache_dtype",
+        )
+    return shared[0]
 
 
 def common_block(backends: list[Backend]) -> int:

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from kvcalc.core.model import Model
 from kvcalc.engines.vllm import archs, deepseek_v4
+from kvcalc.engines.vllm.backends import common_layout
 from kvcalc.engines.vllm.blocks import Placed, Sample, place
 from kvcalc.engines.vllm.grouping import Group, Layer, group_layers, pool_bytes_per_block
 from kvcalc.engines.vllm.layers import Attn, State, all_caches, block_caches
@@ -42,9 +43,9 @@ def build(model: Model, settings: Settings) -> Built:
     packed = deepseek_v4.is_packed(model)
     if packed:
         layers = deepseek_v4.layers(model, settings, drafts)
-        block = settings.block_tokens or deepseek_v4.BLOCK_TOKENS
+        block, layout = settings.block_tokens or deepseek_v4.BLOCK_TOKENS, deepseek_v4.LAYOUT
     else:
-        layers, block = _staged_layers(model, settings, stages, drafts)
+        layers, block, layout = _staged_layers(model, settings, stages, drafts)
     if extra := _retained(model, settings):
         layers = [
             layer._replace(spec=replace(layer.spec, extra_tokens=extra))
@@ -52,7 +53,7 @@ def build(model: Model, settings: Settings) -> Built:
             else layer
             for layer in layers
         ]
-    groups = group_layers(layers, hybrid_manager=settings.hybrid_manager, block_outermost=packed)
+    groups = group_layers(layers, settings.rules, hybrid_manager=settings.hybrid_manager, block_outermost=packed)
     return Built(
         groups=tuple(groups),
         stages=tuple(
@@ -60,15 +61,8 @@ def build(model: Model, settings: Settings) -> Built:
             for stage in stages
         ),
         block_tokens=block,
-        layout=_layout(settings, packed=packed),
+        layout=layout,
     )
-
-
-def _layout(settings: Settings, *, packed: bool) -> str:
-    """Order of the pool's dimensions (L layer, B block, H head, N token, C content), as vLLM names it."""
-    if packed:
-        return "BLHNC"
-    return "LBHNC" if settings.capability // 10 == 10 else "LBNHC"
 
 
 def _draft_layers(model: Model, settings: Settings) -> int:
@@ -111,8 +105,8 @@ def stage_ranges(layers: int, stages: int, drafts: int) -> list[range]:
     return [range(start, stop) for start, stop in pairwise(bounds)]
 
 
-def _staged_layers(model: Model, settings: Settings, stages: list[range], drafts: int) -> tuple[list[Layer], int]:
-    """Every layer's caches with formats; block sizes are settled stage by stage."""
+def _staged_layers(model: Model, settings: Settings, stages: list[range], drafts: int) -> tuple[list[Layer], int, str]:
+    """Every layer's caches with formats, cache_config.block_size and the layout; sizes are settled stage by stage."""
     placed, sample = _placed(model, settings, drafts)
     layers: list[Layer] = []
     block = 0
@@ -122,7 +116,8 @@ def _staged_layers(model: Model, settings: Settings, stages: list[range], drafts
         layers.extend(formed)
         if any(isinstance(cache.cache, Attn) for cache in own) or not block:
             block = max(block, sizes.block_tokens)
-    return layers, block
+    backends = list(dict.fromkeys(cache.cache.backend for cache in placed if isinstance(cache.cache, Attn)))
+    return layers, block, common_layout(backends)
 
 
 def _placed(model: Model, settings: Settings, drafts: int) -> tuple[list[Placed], Sample]:

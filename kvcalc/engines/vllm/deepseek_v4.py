@@ -20,7 +20,10 @@ from kvcalc.errors import EngineRefusal
 from kvcalc.units import ceil_div
 
 BLOCK_TOKENS = 256
+#: pages of different sizes lie side by side inside a block
+LAYOUT = "BLHNC"
 _WINDOW_BLOCK = 64
+_LEAST_CAPABILITY = 90
 _PAGE_ALIGNMENT = 576
 #: 448 fp8 + 64 bfloat16 rope + 8 scale bytes of a 512-wide latent.
 _LATENT_BYTES, _LATENT_DIM = 584, 512
@@ -38,6 +41,8 @@ def layers(model: Model, settings: Settings, draft_layers: int) -> list[Layer]:
 
     Raises: EngineRefusal for shapes vLLM's kernels do not have, and for short blocks.
     """
+    if settings.capability < _LEAST_CAPABILITY:
+        raise EngineRefusal(f"vLLM's DeepSeek-V4 kernels need sm{_LEAST_CAPABILITY}", field="gpu")
     block = settings.block_tokens or BLOCK_TOKENS
     placed: list[Layer] = []
     window: Spec | None = None

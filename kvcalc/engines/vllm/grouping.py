@@ -11,11 +11,9 @@ from math import lcm
 from typing import NamedTuple
 
 from kvcalc.engines.vllm.spec import Limits, Spec, SpecKind, mergeable, uniform
+from kvcalc.engines.vllm.versions import Rules
 from kvcalc.errors import EngineRefusal
 from kvcalc.units import ceil_div
-
-#: A smaller set of layers is padded up to the larger one instead of splitting it, below this ratio.
-GROUP_RATIO = 1.5
 
 
 class Layer(NamedTuple):
@@ -47,7 +45,7 @@ class Group:
         return max(spec.blocks(tokens, limits) for spec in set(self.specs))
 
 
-def group_layers(layers: Sequence[Layer], *, hybrid_manager: bool, block_outermost: bool) -> list[Group]:
+def group_layers(layers: Sequence[Layer], rules: Rules, *, hybrid_manager: bool, block_outermost: bool) -> list[Group]:
     """The groups of all layers of the model.
 
     Raises: EngineRefusal where vLLM finds no common page size.
@@ -63,7 +61,7 @@ def group_layers(layers: Sequence[Layer], *, hybrid_manager: bool, block_outermo
     if block_outermost and len({spec.page_bytes for spec in specs}) > 1:
         return _packed(layers)
     try:
-        return _equal_pages(_unify_pages(layers))
+        return _equal_pages(_unify_pages(layers, pads=rules.pads_attention), ratio=rules.group_ratio)
     except EngineRefusal:
         fallback = _full_allocation(layers)
         if fallback is None:
@@ -71,7 +69,7 @@ def group_layers(layers: Sequence[Layer], *, hybrid_manager: bool, block_outermo
         return fallback
 
 
-def _unify_pages(layers: Sequence[Layer]) -> list[Layer]:
+def _unify_pages(layers: Sequence[Layer], *, pads: bool) -> list[Layer]:
     """Bring every page to the largest one: by longer blocks where it divides, by padding where it may.
 
     Source: unify_kv_cache_spec_page_size.
@@ -88,7 +86,7 @@ def _unify_pages(layers: Sequence[Layer]) -> list[Layer]:
             if longer.page_bytes != largest:
                 raise EngineRefusal("vLLM fails here: a padded page cannot be scaled to the common page size")
             unified[spec] = longer
-        elif spec.kind not in ("mla", "sliding_mla"):
+        elif pads and spec.kind not in ("mla", "sliding_mla"):
             unified[spec] = spec.padded_to(largest)
         else:
             raise EngineRefusal(
@@ -98,8 +96,10 @@ def _unify_pages(layers: Sequence[Layer]) -> list[Layer]:
     return [layer._replace(spec=unified[layer.spec]) for layer in layers]
 
 
-def _equal_pages(layers: Sequence[Layer]) -> list[Group]:
+def _equal_pages(layers: Sequence[Layer], *, ratio: float) -> list[Group]:
     """Layers of one page size, split into groups of about equally many layers.
+
+    Sets whose sizes are within `ratio` are padded to the larger one, instead of splitting by the smaller.
 
     Source: _get_kv_cache_groups_uniform_page_size.
     """
@@ -116,7 +116,7 @@ def _equal_pages(layers: Sequence[Layer]) -> list[Group]:
         else:
             buckets.append(([spec], list(members)))
     sizes = [len(bucket) for _, bucket in buckets]
-    size = max(sizes) if max(sizes) < min(sizes) * GROUP_RATIO else min(sizes)
+    size = max(sizes) if max(sizes) < min(sizes) * ratio else min(sizes)
     groups: list[Group] = []
     for _, bucket in buckets:
         count = ceil_div(len(bucket), size)

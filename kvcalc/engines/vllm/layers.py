@@ -214,7 +214,7 @@ class _Reader:
         ssm_dtype = archs.ssm_dtype(self.model, kind, settings.asked_ssm_dtype, settings.conv_dtype)
         conv_bytes, ssm_bytes = ({"float32": 4}.get(name, 2) for name in (settings.conv_dtype, ssm_dtype))
         key_dim = components[0].parts[0].width // 2 if components[0].role == "conv" else 0
-        rules = archs.state_class(kind, self.model, settings.capability, key_dim)
+        rules = archs.state_class(kind, self.model, settings.rules, settings.capability, key_dim)
         total = 0
         shapes: list[object] = []
         for component in components:
@@ -228,7 +228,7 @@ class _Reader:
             total += slots * width * (conv_bytes if conv else ssm_bytes)
             shapes.append((component.name, slots, width))
         drafts = settings.draft_tokens
-        checkpoint = 1 if rules.checkpoint and settings.rules.checkpoint_blocks else 0
+        checkpoint = 1 if rules.checkpoint else 0
         return State(
             state_bytes=total,
             body=(*shapes, settings.conv_dtype, ssm_dtype),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import lcm
 
@@ -10,11 +11,8 @@ from kvcalc.core.plan import CachePlan, Load, RankPlan, Tensor
 from kvcalc.engines.vllm.build import Built
 from kvcalc.engines.vllm.grouping import Group
 from kvcalc.engines.vllm.settings import Settings
-from kvcalc.engines.vllm.spec import SPEC_CLASSES, Spec
+from kvcalc.engines.vllm.spec import NULL_BLOCKS, SPEC_CLASSES, Spec
 from kvcalc.units import ceil_div
-
-#: The block pool keeps block 0 for itself (a placeholder in block tables).
-NULL_BLOCKS = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +40,18 @@ class VllmPlanner:
     def request_blocks(self, tokens: int) -> int:
         """Blocks of the pool that one request may hold: every group draws from the same ids."""
         return sum(self.group_blocks(tokens))
+
+    def block_need(self, block_bytes: int) -> Callable[[int], int]:
+        """Bytes one request of n tokens takes of a pool whose blocks have `block_bytes`."""
+        return lambda tokens: self.request_blocks(tokens) * block_bytes
+
+    def layer_bytes(self, stage: range) -> Callable[[int], int]:
+        """Bytes of one request of n tokens, layer by layer, without the padding of groups (up to vLLM 0.13)."""
+        limits = self.settings.limits
+        counts = Counter(layer.spec for group in self.built.groups for layer in group.layers if layer.number in stage)
+        return lambda tokens: sum(
+            count * spec.blocks(tokens, limits) * spec.page_bytes for spec, count in counts.items()
+        )
 
     def steady_blocks(self, tokens: int) -> list[int]:
         """Blocks of each group a request holds while it decodes at `tokens` tokens."""

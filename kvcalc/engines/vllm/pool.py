@@ -5,29 +5,46 @@ Source: vLLM 0.33.0 v1/core/kv_cache_planning.py:1288-1592, v1/core/kv_cache_uti
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 
-class Pool(NamedTuple):
-    """One pool. free_bytes: KV memory of each stage's GPU; block_bytes: one block id there."""
+class StagePool(NamedTuple):
+    """The pool of one pipeline stage.
 
-    free_bytes: tuple[int, ...]
-    block_bytes: tuple[int, ...]
+    free_bytes: its KV memory; block_bytes: one block id; usable_bytes: what one request may take of it;
+    need: bytes one request of so many tokens takes.
+    """
 
-    @property
-    def num_blocks(self) -> int:
-        """All stages work with the blocks of the one that has fewest."""
-        return min(free // block for free, block in zip(self.free_bytes, self.block_bytes, strict=True) if block)
+    free_bytes: int
+    block_bytes: int
+    usable_bytes: int
+    need: Callable[[int], int]
+
+    def holds(self, tokens: int) -> bool:
+        return self.need(tokens) <= self.usable_bytes
+
+    def longest(self, most: int) -> int:
+        """Longest length up to `most` it holds, 0 for none.
+
+        Source: _estimate_max_model_len_from_groups (a bisection over the predicate of the start-up check).
+        """
+        if self.usable_bytes <= 0 or not self.holds(1):
+            return 0
+        low, high = 1, most
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.holds(middle):
+                low = middle
+            else:
+                high = middle - 1
+        return low
 
 
-class Capacity(NamedTuple):
-    """Numbers of the start-up log at one length."""
-
-    max_model_len: int
-    kv_cache_tokens: int
-    max_concurrency: float
+def num_blocks(stages: Sequence[StagePool]) -> int:
+    """All stages work with the blocks of the one that has fewest."""
+    return min(stage.free_bytes // stage.block_bytes for stage in stages)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,42 +66,17 @@ class Shortage:
         return text
 
 
-def longest(blocks_of: Callable[[int], int], pool: Pool, reserve: int, most: int) -> int:
-    """Longest length up to `most` that every stage can hold, 0 for none. reserve: blocks kept back.
-
-    Source: _estimate_max_model_len_from_groups (a bisection over the same predicate as the start-up check).
-    """
-    usable = min(
-        (free // block - reserve for free, block in zip(pool.free_bytes, pool.block_bytes, strict=True) if block),
-        default=0,
-    )
-    if blocks_of(1) > usable:
-        return 0
-    low, high = 1, most
-    while low < high:
-        middle = (low + high + 1) // 2
-        if blocks_of(middle) <= usable:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-def shortage(blocks_of: Callable[[int], int], pool: Pool, reserve: int, length: int) -> Shortage | None:
+def shortage(stages: Sequence[StagePool], length: int) -> Shortage | None:
     """The first stage that cannot hold one request of `length` tokens; None when vLLM starts.
 
     available is what remains after the blocks kept back, as vLLM prints it.
     """
-    need = blocks_of(length)
-    for free, block in zip(pool.free_bytes, pool.block_bytes, strict=True):
-        available = free - reserve * block
-        if need * block > available or available <= 0:
-            one = Pool((free,), (block,))
-            estimate = longest(blocks_of, one, reserve, length) if available > 0 else 0
+    for stage in stages:
+        if stage.usable_bytes <= 0 or not stage.holds(length):
             return Shortage(
                 max_model_len=length,
-                needed_bytes=need * block,
-                available_bytes=available,
-                estimated_max_model_len=estimate,
+                needed_bytes=stage.need(length),
+                available_bytes=stage.usable_bytes,
+                estimated_max_model_len=stage.longest(length),
             )
     return None

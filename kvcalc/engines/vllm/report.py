@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvcalc.engines.vllm.grouping import Group
-from kvcalc.engines.vllm.pool import Capacity, Pool, longest, shortage
-from kvcalc.engines.vllm.spec import SPEC_CLASSES
+from kvcalc.engines.vllm.pool import StagePool, num_blocks, shortage
+from kvcalc.engines.vllm.spec import NULL_BLOCKS, SPEC_CLASSES
 
 if TYPE_CHECKING:
     from kvcalc.core.plan import Load
@@ -90,49 +90,54 @@ def _session_bytes(planner: VllmPlanner, blocks: list[int]) -> dict[str, object]
     }
 
 
+def stage_pools(planner: VllmPlanner, pool_bytes: int) -> list[StagePool]:
+    """The pool of every stage that holds layers; `pool_bytes` each, or the blocks of the override."""
+    rules = planner.settings.rules
+    pools = []
+    for stage in planner.built.stages:
+        block = stage.pool_bytes
+        if not block:
+            continue
+        free = planner.override_blocks * block if planner.override_blocks else pool_bytes
+        usable = free - (NULL_BLOCKS * block if rules.null_block_reserved else 0)
+        need = planner.layer_bytes(stage.layers) if rules.check_by_layers else planner.block_need(block)
+        pools.append(StagePool(free, block, usable, need))
+    return pools
+
+
 def _with_pool(planner: VllmPlanner, length: int, steady: int, pool_bytes: int) -> dict[str, object]:
-    stages = [stage.pool_bytes for stage in planner.built.stages if stage.pool_bytes]
-    if not planner.built.groups:
-        return {"num_gpu_blocks": 1}  # no cache at all: the null block alone
-    override = planner.override_blocks
-    free = tuple(override * block for block in stages) if override else (pool_bytes,) * len(stages)
-    pool = Pool(free, tuple(stages))
-    reserve = 1 if planner.settings.rules.null_block_reserved else 0
-    refused = shortage(planner.request_blocks, pool, reserve, length)
-    fitted = longest(planner.request_blocks, pool, reserve, length)
-    usable = pool.num_blocks - 1
+    stages = stage_pools(planner, pool_bytes)
+    if not stages:
+        return {"num_gpu_blocks": NULL_BLOCKS, "starts": True}  # no cache at all: the null block alone
+    blocks = num_blocks(stages)
+    refused = shortage(stages, length)
+    fitted = min(stage.longest(length) for stage in stages)
     record: dict[str, object] = {
-        "num_gpu_blocks": pool.num_blocks,
-        "allocated_bytes": [pool.num_blocks * block for block in stages],
+        "num_gpu_blocks": blocks,
+        "allocated_bytes": [blocks * stage.block_bytes for stage in stages],
         "auto_max_model_len": fitted or None,
         "starts": refused is None,
     }
     if refused is not None:
-        record |= {
-            "refusal": {
-                "message": refused.message,
-                "max_model_len": refused.max_model_len,
-                "needed_bytes": refused.needed_bytes,
-                "available_bytes": refused.available_bytes,
-                "estimated_max_model_len": refused.estimated_max_model_len or None,
-            }
+        record["refusal"] = {
+            "message": refused.message,
+            "max_model_len": refused.max_model_len,
+            "needed_bytes": refused.needed_bytes,
+            "available_bytes": refused.available_bytes,
+            "estimated_max_model_len": refused.estimated_max_model_len or None,
         }
     at = length if refused is None else fitted
     if at:
-        shown = capacity(planner, pool, at)
-        record |= {"kv_cache_tokens": shown.kv_cache_tokens, "max_concurrency": shown.max_concurrency}
-        record["numbers_at_max_model_len"] = at
-    record["steady_sessions"] = max(usable, 0) // steady if steady else None
+        tokens, concurrency = capacity(planner, blocks, at)
+        record |= {"kv_cache_tokens": tokens, "max_concurrency": concurrency, "numbers_at_max_model_len": at}
+    record["steady_sessions"] = max(blocks - NULL_BLOCKS, 0) // steady if steady else None
     return record
 
 
-def capacity(planner: VllmPlanner, pool: Pool, length: int) -> Capacity:
-    """`KV cache size` and `Maximum concurrency` at a length. The null block counts here, though it is not usable."""
-    blocks = planner.group_blocks(length)
-    concurrency = pool.num_blocks / sum(blocks)
-    if planner.settings.rules.tokens_by_blocks:
-        smallest = min(spec.block_tokens or length for specs in planner.counters for spec in specs)
-        tokens = pool.num_blocks // len(blocks) * smallest * planner.settings.layout.dcp
-    else:
-        tokens = int(concurrency * length)
-    return Capacity(length, tokens, concurrency)
+def capacity(planner: VllmPlanner, blocks: int, length: int) -> tuple[int, float]:
+    """`KV cache size` in tokens and `Maximum concurrency` at a length. The null block is counted, though not usable."""
+    concurrency = blocks / planner.request_blocks(length)
+    if not planner.settings.rules.tokens_by_blocks:
+        return int(concurrency * length), concurrency
+    smallest = min(spec.block_tokens or length for specs in planner.counters for spec in specs)
+    return blocks // len(planner.counters) * smallest * planner.settings.layout.dcp, concurrency

@@ -14,7 +14,7 @@ from kvcalc.engines.base import Option, Setup
 from kvcalc.engines.vllm import archs
 from kvcalc.engines.vllm.cachedtypes import CACHE_DTYPES, TURBOQUANT, vllm_name
 from kvcalc.engines.vllm.spec import Limits
-from kvcalc.engines.vllm.versions import Rules, rules_of
+from kvcalc.engines.vllm.versions import RULES, Rules
 from kvcalc.errors import EngineRefusal, UsageError
 
 _STATE_TYPES = ("auto", "float32", "float16", "bfloat16")
@@ -124,10 +124,13 @@ def read_settings(model: Model, setup: Setup, *, has_states: bool, has_attention
     notes: list[str] = []
     capability = _capability(setup.gpu, notes)
     model_dtype = _model_dtype(model, notes)
+    rules = RULES[setup.version]
+    if setup.version != next(iter(RULES)):
+        notes.append(f"vLLM {setup.version}: its own rules for blocks and checks; attention backends as in 0.33")
     caching = options.get("enable_prefix_caching")
     if caching is None:
         # Source: config/model.py `is_prefix_caching_supported`: neither attention-free nor encoder-decoder models.
-        caching = has_attention and not crosses
+        caching = has_attention and not crosses and (rules.hybrid_caching or not has_states)
     batch = options.get("max_num_batched_tokens")
     if batch is None:
         batch = _BATCH_TOKENS.get(capability, _SMALL_BATCH)
@@ -135,7 +138,6 @@ def read_settings(model: Model, setup: Setup, *, has_states: bool, has_attention
     drafts = int(options["num_speculative_tokens"])
     if not (block := options.get("block_size")):
         block = None
-    rules = rules_of(setup.version)
     kv_dtype = _kv_dtype(model, setup, options.get("kv_cache_dtype"), capability)
     return Settings(
         rules=rules,

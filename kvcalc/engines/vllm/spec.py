@@ -29,6 +29,10 @@ SPEC_CLASSES: dict[SpecKind, str] = {
 }
 
 
+#: The block pool keeps block 0 for itself (a placeholder in block tables).
+NULL_BLOCKS = 1
+
+
 class Limits(NamedTuple):
     """What a request's block count depends on, besides its layer: see `Settings` for each."""
 
