@@ -11,7 +11,7 @@ from kvcalc.engines.base import CacheDtypes, Setup
 from kvcalc.engines.vllm import ENGINE
 from kvcalc.engines.vllm.planner import VllmPlanner
 from kvcalc.errors import EngineRefusal
-from tests.golden.test_vllm_planning import load_model
+from test_vllm_planning import load_model
 
 GIB = 2**30
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from math import lcm
 from typing import NamedTuple
 
-from kvcalc.engines.vllm.spec import Limits, Spec, SpecKind, mergeable, uniform
+from kvcalc.engines.vllm.spec import Limits, Spec, mergeable, uniform
 from kvcalc.engines.vllm.versions import Rules
 from kvcalc.errors import EngineRefusal
 from kvcalc.units import ceil_div
@@ -156,13 +156,29 @@ def _promoted(layers: Sequence[Layer]) -> list[Layer]:
 
 
 def _as_full(spec: Spec, block_tokens: int | None) -> Spec:
-    if spec.kind not in ("sliding", "sliding_mla", "chunked"):
+    if spec.kind == "sliding_mla":
+        raise EngineRefusal(
+            "vLLM 0.33 fails to store windows of latents in full (MLAAttentionSpec takes no bounded_replay)",
+            fix="drop disable_hybrid_kv_cache_manager",
+            field="disable_hybrid_kv_cache_manager",
+        )
+    if spec.kind not in ("sliding", "chunked"):
         return spec
     block = block_tokens or spec.block_tokens
     content = spec.content_bytes * block // spec.block_tokens
     page = max(spec.page_bytes, content) if spec.padded else content
-    kind: SpecKind = "mla" if spec.kind == "sliding_mla" else "full"
-    return replace(spec, kind=kind, block_tokens=block, page_bytes=page, content_bytes=content, extra_tokens=0)
+    chunked = spec.kind == "chunked"
+    span, chunk = (0, spec.span) if chunked else (spec.span, 0)
+    return replace(
+        spec,
+        kind="full",
+        span=span,
+        chunk=chunk,
+        block_tokens=block,
+        page_bytes=page,
+        content_bytes=content,
+        extra_tokens=0,
+    )
 
 
 def _full_allocation(layers: Sequence[Layer]) -> list[Group] | None:
@@ -240,6 +256,9 @@ def _packed(layers: Sequence[Layer]) -> list[Group]:
         groups.extend(
             Group(tuple(layer for each in rounds[start::count] for layer in each), mixed=True) for start in range(count)
         )
+    if sum(len(group.layers) for group in groups) != len(layers):
+        # Source: _check_exact_partition: a round takes one layer of each page size, the rest would be lost.
+        raise EngineRefusal("vLLM fails here: its groups miss layers whose page sizes do not come equally often")
     return groups
 
 

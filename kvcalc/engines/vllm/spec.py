@@ -48,6 +48,7 @@ class Spec:
 
     body: heads, widths, dtype: all that vLLM compares beside the fields here.
     page_bytes: as allocated (padding included); content_bytes: without padding.
+    span: window or chunk; on a full layer the window it computes with, and `chunk` the chunk.
     states: tokens_per_state > 1 stores one entry per that many tokens.
     stride_multiple: kernel block that packed pages must keep whole (0: none); stride_bytes: fixed alignment.
     state_blocks: mamba only, blocks per request with and without prefix caching.
@@ -60,6 +61,7 @@ class Spec:
     body: tuple[object, ...] = ()
     tokens_per_state: int = 1
     span: int = 0
+    chunk: int = 0
     extra_tokens: int = 0
     stride_multiple: int = 0
     stride_bytes: int = 1
@@ -153,14 +155,26 @@ def mergeable(specs: Sequence[Spec]) -> bool:
     Full-attention layers that differ only in the window they compute with count as equal as long as there is
     one such window (with the hybrid manager off, windowed layers are stored like full ones).
 
+    Raises: EngineRefusal for two windows among them (vLLM fails).
     Source: FullAttentionSpec.merge, MLAAttentionSpec.merge, KVCacheSpec.merge.
     """
     first = specs[0]
     if first.kind != "full":
         return all(spec == first for spec in specs[1:])
-    if any(replace(spec, span=0) != replace(first, span=0) for spec in specs[1:]):
+    if any(spec.kind != "full" for spec in specs):
         return False
-    return len({spec.span for spec in specs if spec.span}) <= 1
+    windows, chunks = (
+        {size for size in sizes if size} for sizes in zip(*((s.span, s.chunk) for s in specs), strict=True)
+    )
+    if len(windows) > 1 or len(chunks) > 1:
+        raise EngineRefusal(
+            f"all attention layers in one KV cache group must have the same window size, not {sorted(windows | chunks)}",
+            fix="drop disable_hybrid_kv_cache_manager",
+            field="disable_hybrid_kv_cache_manager",
+        )
+    if windows and chunks:
+        return False
+    return all(replace(spec, span=0, chunk=0) == replace(first, span=0, chunk=0) for spec in specs[1:])
 
 
 def uniform(specs: Sequence[Spec]) -> bool:
@@ -180,7 +194,9 @@ def uniform(specs: Sequence[Spec]) -> bool:
                 first.state_blocks,
             )
         else:
-            same = spec.kind == first.kind and spec.span == first.span
+            # A window of latents is a subclass of a window: it joins one, but not the other way round.
+            joins = first.kind == "sliding" and spec.kind == "sliding_mla"
+            same = (spec.kind == first.kind or joins) and spec.span == first.span
         if not same:
             return False
     return True
