@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
         # The reader went away (`| head`): not our failure, and nothing may be written at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the one boundary: a traceback helps no user
         return _unexpected(error, as_json=as_json)
     return result if isinstance(result, int) else 0
 
@@ -62,7 +62,8 @@ def _unexpected(error: Exception, *, as_json: bool) -> int:
     if os.environ.get("KVCALC_DEBUG"):
         raise error
     sys.stderr.write(
-        f"kvcalc: bug: {type(error).__name__}: {error}\n  please report it with the command; KVCALC_DEBUG=1 shows where\n"
+        f"kvcalc: bug: {type(error).__name__}: {error}\n"
+        "  please report it with the command; KVCALC_DEBUG=1 shows where\n"
     )
     return EXIT_BUG
 

@@ -41,13 +41,14 @@ def model_from_document(doc: Mapping[str, Any]) -> Model:
     if "none" in used and "none" not in blocks:
         blocks["none"] = kind_class("none")()
     _check_shared(blocks)
-    dtypes = {key: _dtype(doc.get(key), key) for key in ("dtype", "cache_dtype", "state_dtype", "index_dtype")}
     return Model(
         name=doc["name"],
         layers=layers,
         blocks=blocks,
-        dtype=dtypes.pop("dtype") or "",
-        **dtypes,
+        dtype=_dtype(doc["dtype"], "dtype") or "",
+        cache_dtype=_dtype(doc.get("cache_dtype"), "cache_dtype"),
+        state_dtype=_dtype(doc.get("state_dtype"), "state_dtype"),
+        index_dtype=_dtype(doc.get("index_dtype"), "index_dtype"),
         **{key: doc.get(key) for key in _PLAIN_FIELDS},
         mtp=mtp,
         facts=dict(doc.get("facts", {})),
@@ -196,32 +197,23 @@ def document_from_model(model: Model) -> dict[str, Any]:
     implicit_none = [name for name in used if name == "none" and model.blocks[name].kind == "none"]
     blocks = {name: plain(kind) for name, kind in model.blocks.items() if name not in implicit_none}
     single = list(blocks) == ["attention"] and all(layer == ("attention",) for layer in model.layers)
-    doc: dict[str, Any] = {"name": model.name}
-    if model.aliases:
-        doc["aliases"] = list(model.aliases)
-    if source := plain(model.source):
-        doc["source"] = source
-    for key in _PLAIN_FIELDS:
-        if (value := getattr(model, key)) is not None:
-            doc[key] = value
-    if model.weights is not None:
-        doc["weights"] = plain(model.weights)
-    doc["layers"] = len(model.layers)
-    for key in ("dtype", "cache_dtype", "state_dtype", "index_dtype"):
-        if (value := getattr(model, key)) is not None:
-            doc[key] = value
-    doc["attention"] = blocks["attention"] if single else blocks
-    if not single and not (len(blocks) == 1 and all(layer == tuple(blocks) for layer in model.layers)):
-        doc["pattern"] = write_pattern(model.layers)
-    if model.mtp is not None:
-        doc["mtp"] = plain(model.mtp)
-    if model.facts:
-        doc["facts"] = dict(model.facts)
-    if model.checks:
-        doc["checks"] = [plain(check) for check in model.checks]
-    if model.notes:
-        doc["notes"] = list(model.notes)
-    return doc
+    plain_layers = len(blocks) == 1 and all(layer == tuple(blocks) for layer in model.layers)
+    doc: dict[str, Any] = {
+        "name": model.name,
+        "aliases": list(model.aliases),
+        "source": plain(model.source),
+        **{key: getattr(model, key) for key in _PLAIN_FIELDS},
+        "weights": plain(model.weights),
+        "layers": len(model.layers),
+        **{key: getattr(model, key) for key in ("dtype", "cache_dtype", "state_dtype", "index_dtype")},
+        "attention": blocks["attention"] if single else blocks,
+        "pattern": None if single or plain_layers else write_pattern(model.layers),
+        "mtp": plain(model.mtp),
+        "facts": dict(model.facts),
+        "checks": [plain(check) for check in model.checks],
+        "notes": list(model.notes),
+    }
+    return {key: value for key, value in doc.items() if value not in (None, [], {})}
 
 
 def plain(value: Any) -> Any:
@@ -231,7 +223,8 @@ def plain(value: Any) -> Any:
     return {
         item.name: plain(current)
         for item in fields(value)
-        if (current := getattr(value, item.name)) != item.default or (item.name == "kind" and item.default is not MISSING)
+        if (current := getattr(value, item.name)) != item.default
+        or (item.name == "kind" and item.default is not MISSING)
     }
 
 

@@ -34,25 +34,25 @@ class Given(NamedTuple):
         context = values.get("context")
         return Ask(
             context_tokens=DEFAULT_CONTEXT if context is None else parse_tokens(context),
-            sessions=self.count("sessions", most=2**31) or 1,
+            sessions=self.whole("sessions", most=2**31) or 1,
             kv_dtype=values.get("kv_dtype"),
             state_dtype=values.get("state_dtype"),
             index_dtype=values.get("index_dtype"),
             engine=values.get("engine") or "ideal",
             engine_options=tuple(values.get("option") or ()),
-            tp=self.count("tp"),
-            pp=self.count("pp") or 1,
-            dp=self.count("dp") or 1,
-            dcp=self.count("dcp") or 1,
+            tp=self.whole("tp"),
+            pp=self.whole("pp") or 1,
+            dp=self.whole("dp") or 1,
+            dcp=self.whole("dcp") or 1,
             gpu=name,
             gpu_count=count,
             weight_dtype=values.get("weight_dtype"),
             pool_bytes=self._bytes("pool"),
             overhead_bytes=self._bytes("overhead"),
-            encoder_tokens=self.count("encoder_tokens", most=2**31, least=0),
+            encoder_tokens=self.whole("encoder_tokens", most=2**31, least=0),
         )
 
-    def count(self, name: str, *, most: int = MAX_DEGREE, least: int = 1) -> int | None:
+    def whole(self, name: str, *, most: int = MAX_DEGREE, least: int = 1) -> int | None:
         """A whole number option, or None."""
         text = self.values.get(name)
         return None if text is None else parse_count(text, field=name.replace("_", "-"), most=most, least=least)

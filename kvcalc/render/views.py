@@ -61,7 +61,9 @@ def compare_page(answer: Answer) -> Page:
         Column(title="attention", key="kinds", style="dim", drop=3),
         Column(title="B/token", key="marginal_bytes_per_token", right=True),
         Column(title="fixed", key="fixed_bytes_per_session", right=True, drop=2),
-        Column(title=f"cache @{tokens_short(inputs['context_tokens'])}", key="per_session_bytes", right=True, style="bytes"),
+        Column(
+            title=f"cache @{tokens_short(inputs['context_tokens'])}", key="per_session_bytes", right=True, style="bytes"
+        ),
         Column(title="relative", style="bar", drop=1),
         Column(title="x MHA", key="mha_ratio", right=True),
         Column(title="GPUs", key="gpus", right=True),
@@ -179,18 +181,23 @@ def _report_sheet(answer: Answer) -> tuple[Sheet, ...]:
     scalars = [(key, value) for key, value in report.items() if isinstance(value, int | float | str | bool)]
     sheets = []
     if scalars:
-        rows = tuple((Cell(key), Cell(f"{value:,}" if type(value) is int else str(value), value)) for key, value in scalars)
+        rows = tuple(
+            (Cell(key), Cell(f"{value:,}" if type(value) is int else str(value), value)) for key, value in scalars
+        )
         columns = (Column(title="engine's number", key="name"), Column(title="value", key="value", right=True))
         sheets.append(Sheet(title=f"{answer['engine']['name']} says", columns=columns, rows=rows))
     for key, value in report.items():
         if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
             names = list(value[0])
-            columns = tuple(Column(title=name, key=name, right=type(value[0][name]) is int) for name in names)
-            rows = tuple(
-                tuple(Cell(f"{item[name]:,}" if type(item[name]) is int else str(item[name]), item[name]) for name in names)
+            titles = tuple(Column(title=name, key=name, right=type(value[0][name]) is int) for name in names)
+            listed = tuple(
+                tuple(
+                    Cell(f"{item[name]:,}" if type(item[name]) is int else str(item[name]), item[name])
+                    for name in names
+                )
                 for item in value
             )
-            sheets.append(Sheet(title=key, columns=columns, rows=rows))
+            sheets.append(Sheet(title=key, columns=titles, rows=listed))
     return tuple(sheets)
 
 
