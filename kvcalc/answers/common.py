@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvcalc import __version__
 from kvcalc.core.exactness import SCHEMA_VERSION
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
     from kvcalc.core.result import EngineInfo, ModelInfo
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class Ask(NamedTuple):
     """One question's common options, parsed but not yet applied to a model. None: not asked for."""
 
     context_tokens: int = 8192
@@ -44,8 +42,7 @@ class Ask:
     encoder_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
+class Prepared(NamedTuple):
     """A planner, the planner of one undivided copy, and what has to be said beside the numbers."""
 
     target: Target
@@ -56,7 +53,7 @@ class Prepared:
     single: Planner
     assumptions: list[str]
     warnings: list[str]
-    inputs: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, Any]
 
 
 def read_kv_dtype(text: str) -> tuple[str | None, str | None]:

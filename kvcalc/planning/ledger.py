@@ -6,8 +6,7 @@ Replace it with a measured number (--overhead) or give the pool an engine printe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kvcalc.core.gpu import Gpu
 from kvcalc.core.model import Model
@@ -26,8 +25,7 @@ _UNUSED_PERCENT = 8
 _OVERHEAD = ((30 * GIB, 108), (60 * GIB, 233), (120 * GIB, 318), (None, 406))
 
 
-@dataclass(frozen=True, slots=True)
-class Ledger:
+class Ledger(NamedTuple):
     """The lines of one GPU, the fullest one; they sum to `pool_bytes` (negative: the weights do not fit)."""
 
     lines: tuple[LedgerLine, ...]
