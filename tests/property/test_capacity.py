@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import cache_dtypes, models
+from strategies import cache_dtypes, layouts, models
 from test_ideal import planner
 
 from kvcalc.core.capacity import last_that_fits, max_context, max_sessions
@@ -14,7 +14,7 @@ from kvcalc.engines.base import CacheDtypes
 from kvcalc.units import MAX_SESSIONS, MAX_TOKENS
 
 POOLS = st.one_of(st.integers(0, 10**6), st.integers(0, 2**44))
-LAYOUTS = st.builds(Layout, tp=st.integers(1, 6), dp=st.integers(1, 3))
+LAYOUTS = layouts(max_tp=6)
 
 
 @given(models(), cache_dtypes(), POOLS, st.integers(1, 50), LAYOUTS, st.integers(0, 300))
