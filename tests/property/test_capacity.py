@@ -17,9 +17,16 @@ POOLS = st.one_of(st.integers(0, 10**6), st.integers(0, 2**44))
 LAYOUTS = layouts(max_tp=6)
 
 
-@given(models(), cache_dtypes(), POOLS, st.integers(1, 50), LAYOUTS, st.integers(0, 300))
+@given(
+    model=models(),
+    dtypes=cache_dtypes(),
+    pool=POOLS,
+    sessions=st.integers(1, 50),
+    layout=LAYOUTS,
+    encoder_tokens=st.integers(0, 300),
+)
 def test_max_context_is_the_last_that_fits(
-    model: Model, dtypes: CacheDtypes, pool: int, sessions: int, layout: Layout, encoder_tokens: int
+    *, model: Model, dtypes: CacheDtypes, pool: int, sessions: int, layout: Layout, encoder_tokens: int
 ) -> None:
     """The longest context fits, one token more does not; None only where the longest of all fits."""
     prepared = planner(model, layout, dtypes)
@@ -31,9 +38,16 @@ def test_max_context_is_the_last_that_fits(
     _holds(need, found, pool, MAX_TOKENS)
 
 
-@given(models(), cache_dtypes(), POOLS, st.integers(1, 5000), LAYOUTS, st.integers(0, 300))
+@given(
+    model=models(),
+    dtypes=cache_dtypes(),
+    pool=POOLS,
+    tokens=st.integers(1, 5000),
+    layout=LAYOUTS,
+    encoder_tokens=st.integers(0, 300),
+)
 def test_max_sessions_is_the_last_that_fits(
-    model: Model, dtypes: CacheDtypes, pool: int, tokens: int, layout: Layout, encoder_tokens: int
+    *, model: Model, dtypes: CacheDtypes, pool: int, tokens: int, layout: Layout, encoder_tokens: int
 ) -> None:
     """The largest number of sessions fits, one more does not; None only where the most of all fit."""
     prepared = planner(model, layout, dtypes)

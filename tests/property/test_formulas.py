@@ -95,7 +95,11 @@ def test_bytes_follow_the_formula(tag: str) -> None:
 
     @settings(max_examples=100)
     @given(
-        kind_documents((tag,)), st.one_of(st.integers(1, 40), st.integers(601, 3000)), st.integers(1, 5), st.integers(0, 200), st.sampled_from([1, 2, 4])
+        kind_documents((tag,)),
+        st.one_of(st.integers(1, 40), st.integers(601, 3000)),
+        st.integers(1, 5),
+        st.integers(0, 200),
+        st.sampled_from([1, 2, 4]),
     )
     def holds(block: Doc, tokens: int, sessions: int, encoder_tokens: int, element_bytes: int) -> None:
         dtypes = same_dtype({1: "fp8_e4m3", 2: "bfloat16", 4: "float32"}[element_bytes])
