@@ -158,7 +158,8 @@ class LoadedModel:
     def answer(self, context: int | str = 8192, sessions: int = 1, **options: Unpack[Options]) -> dict[str, Any]:
         """What `kvcalc size --json` prints, as a dict."""
         cache = self.cache(context, sessions, **options)
-        return {**header("size", cache.prepared.inputs), **cache.record()}
+        inputs = {**cache.prepared.inputs, **cache.load._asdict()}
+        return {**header("size", inputs), **cache.record()}
 
     def __repr__(self) -> str:
         kinds = " + ".join(f"{count} {kind}" for kind, count in self.model.kinds_summary().items())

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+from calling import Call
 
 import kvcalc
-from calling import Call
 
 
 def test_cache_equals_the_command(call: Call) -> None:
