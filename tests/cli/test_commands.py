@@ -236,19 +236,21 @@ def test_csv_has_one_record_a_row(call: Call) -> None:
         assert len(rows) > 1
         assert {len(row) for row in rows} == {len(rows[0])}
         assert all(rows[0])
-    rows = list(csv.DictReader(io.StringIO(call("size", "llama3", "--format", "csv").out)))
-    assert [row["bytes"] for row in rows] == [str(2**29), str(2**29)]
+    records = csv.DictReader(io.StringIO(call("size", "llama3", "--format", "csv").out))
+    assert [record["bytes"] for record in records] == [str(2**29), str(2**29)]
 
 
 def test_markdown_tables_are_whole(call: Call) -> None:
-    """Every line of a markdown table has the same number of cells."""
+    """Every row of a markdown table has as many cells as its header."""
     for command, arguments in CALLS.items():
-        lines = [line for line in call(command, *arguments, "--format", "markdown").out.splitlines() if line[:1] == "|"]
-        tables = "\n".join(lines).replace("\\|", "")
-        assert command == "explain" or lines
-        for line, rule in zip(lines, tables.splitlines(), strict=True):
+        cells = 0
+        for line in call(command, *arguments, "--format", "markdown").out.replace("\\|", "").splitlines():
+            if not line.startswith("|"):
+                cells = 0  # a table ends
+                continue
+            cells = cells or line.count("|")
+            assert line.count("|") == cells
             assert line.endswith(" |")
-            assert rule.count("|") >= 3
 
 
 def test_version(call: Call) -> None:
