@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kvcalc.version import __version__
+
 if TYPE_CHECKING:
     from kvcalc.api import Cache, LoadedModel, load
     from kvcalc.errors import KvcalcError
 
-__version__ = "0.1.0"
+
 __all__ = ["Cache", "KvcalcError", "LoadedModel", "__version__", "load"]
 
 

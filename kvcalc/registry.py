@@ -11,11 +11,11 @@ import json
 import os
 from typing import Any
 
-from kvcalc import __version__
 from kvcalc.core.gpu import Gpu, gpu_from_document
 from kvcalc.core.model import Model
 from kvcalc.document import model_from_document
 from kvcalc.errors import ModelFileError, UsageError, did_you_mean, short
+from kvcalc.version import __version__
 
 try:  # hashlib also loads OpenSSL: 2 ms of every start for one function
     from _blake2 import blake2b
