@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kvcalc import __version__
+from kvcalc.core.exactness import SCHEMA_VERSION
 from kvcalc.core.model import Model
 from kvcalc.core.plan import Layout, Load, Planner
-from kvcalc.core.exactness import SCHEMA_VERSION
 from kvcalc.document import plain
 from kvcalc.dtypes import get_dtype
 from kvcalc.engines import get_engine
 from kvcalc.engines.base import CacheDtypes, Engine, Setup, read_options
 from kvcalc.errors import UsageError, short
 from kvcalc.targets import Target
+from kvcalc.version import __version__
 
 if TYPE_CHECKING:
     from kvcalc.core.component import Role
@@ -23,8 +22,7 @@ if TYPE_CHECKING:
     from kvcalc.core.result import EngineInfo, ModelInfo
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class Ask(NamedTuple):
     """One question's common options, parsed but not yet applied to a model. None: not asked for."""
 
     context_tokens: int = 8192
@@ -46,8 +44,7 @@ class Ask:
     encoder_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
+class Prepared(NamedTuple):
     """A planner, the planner of one undivided copy, and what has to be said beside the numbers."""
 
     target: Target
@@ -58,7 +55,7 @@ class Prepared:
     single: Planner
     assumptions: list[str]
     warnings: list[str]
-    inputs: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, Any]
 
 
 def read_kv_dtype(text: str) -> tuple[str | None, str | None]:
@@ -90,9 +87,9 @@ def cache_dtypes(model: Model, ask: Ask) -> CacheDtypes:
     otherwise (reference models state no other type); convolution tails stay in the model's type.
     """
     base = model.cache_dtype or model.dtype
-    key, value = read_kv_dtype(ask.kv_dtype) if ask.kv_dtype else (None, None)
-    state = get_dtype(ask.state_dtype, field="state-dtype").name if ask.state_dtype else model.state_dtype
-    index = get_dtype(ask.index_dtype, field="index-dtype").name if ask.index_dtype else model.index_dtype
+    key, value = read_kv_dtype(ask.kv_dtype) if ask.kv_dtype is not None else (None, None)
+    state = get_dtype(ask.state_dtype, field="state-dtype").name if ask.state_dtype is not None else model.state_dtype
+    index = get_dtype(ask.index_dtype, field="index-dtype").name if ask.index_dtype is not None else model.index_dtype
     return CacheDtypes(
         key=key or base,
         value=value or base,
@@ -154,10 +151,9 @@ def prepare(target: Target, ask: Ask, *, tp: int | None = None, gpu: Gpu | None 
     # Other engines state their own rule for the types of states.
     if engine.name == "ideal" and any(c.role == "state" for kind in model.blocks.values() for c in kind.lower()):
         assumptions.append(f"recurrent states in {dtypes.state}, convolution tails in {dtypes.conv}")
+    extra = []
     if model.max_context is not None and ask.context_tokens > model.max_context:
-        extra = (f"context {ask.context_tokens:,} is beyond the model's own {model.max_context:,}",)
-    else:
-        extra = ()
+        extra.append(f"context {ask.context_tokens:,} is beyond the model's own {model.max_context:,}")
     return Prepared(
         target=target,
         engine=engine,

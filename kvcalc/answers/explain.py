@@ -47,9 +47,11 @@ def _term(tensor: Tensor, source: str) -> Term:
     divisor = tensor.count * sessions * tensor.slots
     slot_bytes = tensor.bytes // divisor if divisor else 0
     dtype = DTYPES.get(tensor.dtype)
-    per_element = f"{dtype.block_bytes}/{dtype.block_elements}" if dtype and dtype.block_elements > 1 else (
-        str(dtype.block_bytes) if dtype else "?"
-    )  # fmt: skip
+    per_element = (
+        f"{dtype.block_bytes}/{dtype.block_elements}"
+        if dtype and dtype.block_elements > 1
+        else (str(dtype.block_bytes) if dtype else "?")
+    )
     widths = " x ".join(f"{width:,}" for width in tensor.shape[2:])
     return {
         "component": tensor.name,

@@ -108,7 +108,8 @@ def _closed(kind: Any) -> Any:
 
     if is_typeddict(kind):
         hints = {key: _closed(hint) for key, hint in get_type_hints(kind, include_extras=True).items()}
-        built: Any = ReadableTypedDict(kind.__name__, hints)  # type: ignore[operator]
+        make: Any = ReadableTypedDict  # called with values, which its stub does not allow
+        built = make(kind.__name__, hints)
         built.__doc__ = kind.__doc__
         built.__pydantic_config__ = {"extra": "forbid"}
         return built

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from kvcalc.answers.common import Ask, Prepared, engine_info, header, model_info, prepare
 from kvcalc.core.capacity import growth
-from kvcalc.core.plan import CachePlan, Load
 from kvcalc.core.exactness import weakest
+from kvcalc.core.plan import CachePlan, Load
 from kvcalc.targets import Target
 
 if TYPE_CHECKING:

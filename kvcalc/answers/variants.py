@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from kvcalc.answers.common import Ask, engine_info, header, model_info, prepare
-from kvcalc.answers.fit import fit_record, mha_ratio, tensor_parallel
+from kvcalc.answers.fit import fit_record, tensor_parallel
+from kvcalc.core.exactness import weakest
 from kvcalc.core.gpu import Gpu
 from kvcalc.core.model import Kind, Model
-from kvcalc.core.exactness import weakest
 from kvcalc.errors import UsageError
 from kvcalc.kinds.heads import HeadAttention
 from kvcalc.kinds.latent import LatentAttention
@@ -57,14 +57,17 @@ def variants(target: Target, ask: Ask, gpu: Gpu | None, shapes: Shapes | None = 
     exactness = "exact"
     inputs: dict[str, Any] = {}
     pool = 0
-    rows = [("as shipped", target.model), *((name, _model(target.model, base, kinds)) for name, kinds in _alternatives(base, shapes))]
+    rows = [
+        ("as shipped", target.model),
+        *((name, _model(target.model, base, kinds)) for name, kinds in _alternatives(base, shapes)),
+    ]
     for name, model in rows:
         ready = prepare(replace(target, model=model), ask, tp=tp)
         record = fit_record(ready, ask, gpu)
         exactness, inputs, pool = weakest(exactness, record["exactness"]), ready.inputs, record["pool_bytes"]
         whole = prepare(replace(target, model=_model(target.model, base, _mha(base))), ask, tp=tp)
-        mha_bytes = whole.single.plan(replace(ready.load, sessions=1)).total_bytes
-        ratio = mha_ratio(ready, record["per_session_bytes"]) if name == "as shipped" else None
+        mha_bytes = whole.single.plan(ready.load._replace(sessions=1)).total_bytes
+        ratio = record["mha_ratio"] if name == "as shipped" else None
         records.append(
             {
                 "variant": name,

@@ -11,11 +11,11 @@ def run(given: Given) -> int:
     gpu, notes = given.gpu_or_default(ask, registry)
     usual = Shapes()
     shapes = Shapes(
-        latent_dim=given.count("latent_dim", most=2**20) or usual.latent_dim,
-        rope_dim=given.count("rope_dim", most=2**20) or usual.rope_dim,
-        window=given.count("window", most=MAX_TOKENS) or usual.window,
-        hybrid_window=given.count("hybrid_window", most=MAX_TOKENS) or usual.hybrid_window,
-        hybrid_local=given.count("hybrid_local", most=100) or usual.hybrid_local,
+        latent_dim=given.whole("latent_dim", most=2**20) or usual.latent_dim,
+        rope_dim=given.whole("rope_dim", most=2**20) or usual.rope_dim,
+        window=given.whole("window", most=MAX_TOKENS) or usual.window,
+        hybrid_window=given.whole("hybrid_window", most=MAX_TOKENS) or usual.hybrid_window,
+        hybrid_local=given.whole("hybrid_local", most=100) or usual.hybrid_local,
     )
     answer = variants(given.target(registry), ask, gpu, shapes)
     answer["assumptions"] = [*notes, *answer["assumptions"]]

@@ -6,7 +6,8 @@ types takes longer than building the answer.
 
 from __future__ import annotations
 
-from typing import NotRequired, TypedDict
+from typing import TypedDict
+
 
 class EngineInfo(TypedDict):
     name: str
@@ -102,7 +103,7 @@ class FitRecord(CacheRecord):
     usable_context_tokens: int | None
     max_sessions: int | None
     binding_limit: str
-    mha_ratio: NotRequired[float | None]
+    mha_ratio: float | None
 
 
 class VariantRecord(TypedDict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from kvcalc.render.sheet import Cell, Column, Page, Sheet, bar, number
@@ -61,11 +62,14 @@ def compare_page(answer: Answer) -> Page:
         Column(title="attention", key="kinds", style="dim", drop=3),
         Column(title="B/token", key="marginal_bytes_per_token", right=True),
         Column(title="fixed", key="fixed_bytes_per_session", right=True, drop=2),
-        Column(title=f"cache @{tokens_short(inputs['context_tokens'])}", key="per_session_bytes", right=True, style="bytes"),
+        Column(
+            title=f"cache @{tokens_short(inputs['context_tokens'])}", key="per_session_bytes", right=True, style="bytes"
+        ),
         Column(title="relative", style="bar", drop=1),
         Column(title="x MHA", key="mha_ratio", right=True),
         Column(title="GPUs", key="gpus", right=True),
         Column(title="max ctx", key="max_context_tokens", right=True),
+        Column(title="own limit", key="model_max_context", right=True, style="dim", drop=2),
         Column(title="sessions", key="max_sessions", right=True),
     )
     rows = tuple(_compare_row(record, most) for record in records)
@@ -75,17 +79,8 @@ def compare_page(answer: Answer) -> Page:
         lead.append(f"GPU {gpu['name']} ({gib(gpu['total_bytes'])}, {gpu['total_is']}); {_engine(answer)}")
     else:
         lead.append(f"pool {gib(records[0]['pool_bytes'])} per GPU; {_engine(answer)}")
-    notes = [note for record in records for note in _compare_notes(record)]
+    notes = [f"{record['model']['name']}: does not fit: {_why_not(record)}" for record in records if not record["fits"]]
     return _page(answer, Sheet(lead=tuple(lead), columns=columns, rows=rows, notes=tuple(notes)))
-
-
-def _compare_notes(record: Answer) -> list[str]:
-    """What the numbers of one row leave out."""
-    name, limit, held = record["model"]["name"], record["model_max_context"], record["max_context_tokens"]
-    notes = [] if record["fits"] else [f"{name}: does not fit: {_why_not(record)}"]
-    if limit is not None and record["fits"] and (held is None or held > limit):
-        notes.append(f"{name}: memory allows more, the model itself ends at {limit:,} tokens")
-    return notes
 
 
 def _compare_row(record: Answer, most: int) -> tuple[Cell, ...]:
@@ -102,6 +97,7 @@ def _compare_row(record: Answer, most: int) -> tuple[Cell, ...]:
         Cell("-", "") if ratio is None else Cell(f"{ratio:.4f}".rstrip("0").rstrip("."), ratio),
         Cell(_degrees(layout), gpus),
         _context(record["max_context_tokens"]),
+        number(record["model_max_context"], none="-"),
         number(record["max_sessions"]),
     )
 
@@ -179,18 +175,23 @@ def _report_sheet(answer: Answer) -> tuple[Sheet, ...]:
     scalars = [(key, value) for key, value in report.items() if isinstance(value, int | float | str | bool)]
     sheets = []
     if scalars:
-        rows = tuple((Cell(key), Cell(f"{value:,}" if type(value) is int else str(value), value)) for key, value in scalars)
+        rows = tuple(
+            (Cell(key), Cell(f"{value:,}" if type(value) is int else str(value), value)) for key, value in scalars
+        )
         columns = (Column(title="engine's number", key="name"), Column(title="value", key="value", right=True))
         sheets.append(Sheet(title=f"{answer['engine']['name']} says", columns=columns, rows=rows))
     for key, value in report.items():
         if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
             names = list(value[0])
-            columns = tuple(Column(title=name, key=name, right=type(value[0][name]) is int) for name in names)
-            rows = tuple(
-                tuple(Cell(f"{item[name]:,}" if type(item[name]) is int else str(item[name]), item[name]) for name in names)
+            titles = tuple(Column(title=name, key=name, right=type(value[0][name]) is int) for name in names)
+            listed = tuple(
+                tuple(
+                    Cell(f"{item[name]:,}" if type(item[name]) is int else str(item[name]), item[name])
+                    for name in names
+                )
                 for item in value
             )
-            sheets.append(Sheet(title=key, columns=columns, rows=rows))
+            sheets.append(Sheet(title=key, columns=titles, rows=listed))
     return tuple(sheets)
 
 
@@ -255,7 +256,28 @@ def explain_page(answer: Answer) -> Page:
         notes=_session_notes(answer),
     )
     where = (Sheet(title="read from", lead=tuple(sources)),) if sources else ()
-    return _page(answer, terms, *where)
+    return replace(_page(answer, terms, *where), records=_term_records(answer))
+
+
+def _term_records(answer: Answer) -> Sheet:
+    """The terms as rows, for programs."""
+    keys = (
+        "component",
+        "block",
+        "kind",
+        "layers",
+        "sessions",
+        "slots",
+        "slots_rule",
+        "elements_per_slot",
+        "bytes_per_slot",
+        "dtype",
+        "bytes",
+    )
+    columns = tuple(Column(title=key, key=key) for key in keys)
+    return Sheet(
+        columns=columns, rows=tuple(tuple(Cell(str(term[k]), term[k]) for k in keys) for term in answer["terms"])
+    )
 
 
 def variants_page(answer: Answer) -> Page:

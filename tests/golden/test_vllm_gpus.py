@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from test_vllm_planning import load_model
 
 from kvcalc.core.plan import Layout, Load
 from kvcalc.engines.base import CacheDtypes, Setup
 from kvcalc.engines.vllm import ENGINE
 from kvcalc.engines.vllm.planner import VllmPlanner
 from kvcalc.errors import EngineRefusal
-from test_vllm_planning import load_model
 
 GIB = 2**30
 
@@ -66,7 +66,7 @@ def test_refusals(name: str, gpu: str, dtype: str) -> None:
 
 
 def test_blackwell_sparse_fp8_is_plain() -> None:
-    """fp8 of sparse MLA: 656 packed bytes per token on Hopper, 576 plain ones on Blackwell, beside 132 of the indexer."""
+    """fp8 of sparse MLA: 656 packed bytes per token on Hopper, 576 plain ones on Blackwell, and 132 for the indexer."""
     sizes = [start("deepseek-v3.2", gpu, kv_cache_dtype="fp8").built.stages[0].pool_bytes for gpu in ("sm90", "sm100")]
     assert sizes == [61 * 64 * (656 + 132), 61 * 64 * (576 + 132)]
 
@@ -88,7 +88,7 @@ def test_blocks_held_while_decoding(name: str, blocks: int) -> None:
 
 
 def test_one_window_block_more() -> None:
-    """A model of windows only reserves 513 blocks at 8,192, one more than full attention (the window may start inside)."""
+    """A model of windows only reserves 513 blocks at 8,192, one more than full attention: the window may start inside."""
     report = start("mistral-7b-v0.1-swa").report(Load(8192))
     assert report["blocks_per_request"] == 513
 

@@ -23,7 +23,14 @@ GIB = 2**30
 
 
 def planner(
-    attention: dict[str, Any], layers: int, version: str = "0.19", tp: int = 1, pp: int = 1, dp: int = 1, **options: Any
+    attention: dict[str, Any],
+    layers: int,
+    version: str = "0.19",
+    *,
+    tp: int = 1,
+    pp: int = 1,
+    dp: int = 1,
+    **options: Any,
 ) -> VllmPlanner:
     """A planner of a model written down here; `document` keys other than attention go through options["doc"]."""
     extra = options.pop("doc", {})
@@ -78,7 +85,8 @@ LLAMA_4 = {"local": gqa(8, 128, 40, chunk=8192), "full": gqa(8, 128, 40)}
 QWEN_35_27B = {
     "attn": gqa(4, 256, 24),
     "delta": {
-        "kind": "gated_deltanet", "key_heads": 16, "value_heads": 48, "key_dim": 128, "value_dim": 128, "conv_kernel": 4,
+        "kind": "gated_deltanet", "key_heads": 16, "value_heads": 48, "key_dim": 128, "value_dim": 128,
+        "conv_kernel": 4,
     },
 }  # fmt: skip
 

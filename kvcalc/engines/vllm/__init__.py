@@ -45,15 +45,11 @@ class VllmEngine:
         )
         warnings = check_layout(model, settings)
         built = build(model, settings)
-        options = {
-            name: setup.options.get(name) for name in ("max_model_len", "num_gpu_blocks_override", "max_num_seqs")
-        }
         exact = not settings.has_states or archs.checked_states(model)
         if not exact:
             warnings = (*warnings, f"recurrent layers of {model.architecture} were not compared with vLLM's numbers")
-        return make_planner(
-            settings, built, exactness="exact" if exact else "estimate", warnings=warnings, options=options
-        )
+        exactness = "exact" if exact else "estimate"
+        return make_planner(model, setup, settings, built, exactness=exactness, warnings=warnings)
 
 
 ENGINE = VllmEngine()

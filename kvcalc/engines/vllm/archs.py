@@ -25,6 +25,10 @@ _NATIVE_CACHE_ONLY = ("falcon",)
 #: A window of W means W + 1 tokens. Source: models commandr.py:244, cohere2_moe.py:256, domyn_edge.py:107.
 _WINDOW_PLUS_ONE = ("cohere2", "cohere2_moe", "domyn_edge")
 
+#: Windows of some layers only are ignored: attention is built without a window of its own.
+#: Source: model_executor/models/qwen2.py:352, qwen3.py:216, engine/arg_utils.py:2288 (0.33.0).
+_MIXED_WINDOWS_IGNORED = ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
+
 #: Even layers slide, whatever layer_types says. Source: model_executor/models/gpt_oss.py:175 (0.33.0).
 _EVEN_LAYERS_SLIDE = ("gpt_oss",)
 
@@ -157,6 +161,13 @@ def layer_kv_dtype(model: Model, dtype: str) -> str:
 def window_tokens(model: Model, window: int) -> int:
     """The window vLLM manages for a window of the config."""
     return window + 1 if model.architecture in _WINDOW_PLUS_ONE else window
+
+
+def ignores_window(model: Model) -> bool:
+    """Whether vLLM stores the model's windowed layers in full because others have no window."""
+    if model.architecture not in _MIXED_WINDOWS_IGNORED:
+        return False
+    return len({getattr(kind, "window", None) is None for kind in model.blocks.values()}) > 1
 
 
 def layer_blocks(model: Model) -> tuple[tuple[str, ...], ...]:

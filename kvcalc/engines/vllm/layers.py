@@ -129,15 +129,15 @@ class _Reader:
 
     def attention(self, components: list[Component], *, sparse: bool) -> Attn:
         law = components[0].law
-        if isinstance(law, Windowed):
+        kind: SpecKind
+        if isinstance(law, Linear) or (isinstance(law, Windowed) and archs.ignores_window(self.model)):
+            span, kind = 0, "full"
+        elif isinstance(law, Windowed):
             if law.sinks:
                 raise EngineRefusal("vLLM keeps no sink tokens beside a window")
-            span = archs.window_tokens(self.model, law.window)
-            kind: SpecKind = "sliding"
+            span, kind = archs.window_tokens(self.model, law.window), "sliding"
         elif isinstance(law, Chunked):
             span, kind = law.chunk, "chunked"
-        elif isinstance(law, Linear):
-            span, kind = 0, "full"
         else:
             raise EngineRefusal(f"the vllm engine has no rule for {components[0].name} ({law})")
         if all(part.shard == "replicated" for component in components for part in component.parts):

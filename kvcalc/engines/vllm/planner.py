@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import lcm
 
+from kvcalc.core.model import Model
 from kvcalc.core.plan import CachePlan, Load, RankPlan, Tensor
+from kvcalc.engines.base import Setup
 from kvcalc.engines.vllm.build import Built
 from kvcalc.engines.vllm.grouping import Group
 from kvcalc.engines.vllm.settings import Settings
@@ -19,6 +21,8 @@ from kvcalc.units import ceil_div
 class VllmPlanner:
     """See `kvcalc.core.plan.Planner`. `counters`: per group the distinct formats that count its blocks."""
 
+    model: Model
+    setup: Setup
     settings: Settings
     built: Built
     counters: tuple[tuple[Spec, ...], ...]
@@ -87,6 +91,13 @@ class VllmPlanner:
             total += size
         return RankPlan(ranks, tensors, total)
 
+    def changes(self, load: Load, pool_bytes: int) -> list[dict[str, object]]:
+        """The settings that would let most more sessions of the asked length into the pool."""
+        from kvcalc.engines.vllm import ENGINE  # the engine prepares the planners compared
+        from kvcalc.engines.vllm.changes import best_changes
+
+        return best_changes(ENGINE.prepare, self, load, pool_bytes)
+
     def report(self, load: Load, pool_bytes: int | None = None) -> dict[str, object]:
         """See `kvcalc.engines.vllm.report`."""
         from kvcalc.engines.vllm.report import engine_report  # only a report needs it
@@ -109,11 +120,13 @@ def _steady(specs: tuple[Spec, ...], tokens: int, settings: Settings) -> int:
 
 
 def make_planner(
-    settings: Settings, built: Built, *, exactness: str, warnings: tuple[str, ...], options: Mapping[str, int | None]
+    model: Model, setup: Setup, settings: Settings, built: Built, *, exactness: str, warnings: tuple[str, ...]
 ) -> VllmPlanner:
     """The planner of a built model, with everything that does not depend on the load taken out."""
     counters = tuple(tuple(dict.fromkeys(group.specs)) for group in built.groups)
     return VllmPlanner(
+        model=model,
+        setup=setup,
         settings=settings,
         built=built,
         counters=counters,
@@ -125,9 +138,9 @@ def make_planner(
         warnings=warnings,
         period_tokens=_period(counters, settings),
         saturation_tokens=_saturation(counters, settings),
-        max_model_len=options["max_model_len"],
-        override_blocks=options["num_gpu_blocks_override"],
-        max_num_seqs=options["max_num_seqs"],
+        max_model_len=setup.options.get("max_model_len"),
+        override_blocks=setup.options.get("num_gpu_blocks_override"),
+        max_num_seqs=setup.options.get("max_num_seqs"),
         exactness=exactness,
     )
 

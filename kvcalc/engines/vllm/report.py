@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 def engine_report(planner: VllmPlanner, load: Load, pool_bytes: int | None) -> dict[str, object]:
     """Groups and blocks of one request; with a pool also what vLLM would log, or why it would not start.
 
-    block_size: `cache_config.block_size`; `groups[]` have their own. max_concurrency is an admission bound at
-    max_model_len; steady_* is what a request holds while decoding.
+    block_size: `cache_config.block_size`; `groups[]` have their own. max_concurrency: an admission bound, every
+    request at max_model_len and its windows full of tokens in flight. sessions_at_context: the same bound at the
+    asked context, whole sessions beside the null block. steady_*: what a request holds while it decodes.
+    flags: hold exactly the asked load. changes: what would let most more sessions in.
     """
     length = planner.max_model_len or load.context_tokens
     blocks = planner.group_blocks(length)
@@ -40,7 +42,7 @@ def engine_report(planner: VllmPlanner, load: Load, pool_bytes: int | None) -> d
         **_session_bytes(planner, blocks),
     }
     if pool_bytes is not None or planner.override_blocks is not None:
-        record |= _with_pool(planner, length, sum(steady), pool_bytes or 0)
+        record |= _with_pool(planner, load, length, sum(steady), pool_bytes or 0)
     return record
 
 
@@ -105,7 +107,7 @@ def stage_pools(planner: VllmPlanner, pool_bytes: int) -> list[StagePool]:
     return pools
 
 
-def _with_pool(planner: VllmPlanner, length: int, steady: int, pool_bytes: int) -> dict[str, object]:
+def _with_pool(planner: VllmPlanner, load: Load, length: int, steady: int, pool_bytes: int) -> dict[str, object]:
     stages = stage_pools(planner, pool_bytes)
     if not stages:
         return {"num_gpu_blocks": NULL_BLOCKS, "starts": True}  # no cache at all: the null block alone
@@ -130,8 +132,18 @@ def _with_pool(planner: VllmPlanner, length: int, steady: int, pool_bytes: int) 
     if at:
         tokens, concurrency = capacity(planner, blocks, at)
         record |= {"kv_cache_tokens": tokens, "max_concurrency": concurrency, "numbers_at_max_model_len": at}
-    record["steady_sessions"] = max(blocks - NULL_BLOCKS, 0) // steady if steady else None
-    return record
+    usable = max(blocks - NULL_BLOCKS, 0)
+    asked = planner.request_blocks(load.context_tokens)
+    return record | {
+        "sessions_at_context": usable // asked if asked else None,
+        "steady_sessions": usable // steady if steady else None,
+        "flags": {
+            "--max-model-len": load.context_tokens,
+            "--max-num-seqs": load.sessions,
+            "--kv-cache-memory-bytes": planner.plan(load).max_rank_bytes,
+        },
+        "changes": planner.changes(load, min(stage.free_bytes for stage in stages)),
+    }
 
 
 def capacity(planner: VllmPlanner, blocks: int, length: int) -> tuple[int, float]:

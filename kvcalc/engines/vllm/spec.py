@@ -163,12 +163,11 @@ def mergeable(specs: Sequence[Spec]) -> bool:
         return all(spec == first for spec in specs[1:])
     if any(spec.kind != "full" for spec in specs):
         return False
-    windows, chunks = (
-        {size for size in sizes if size} for sizes in zip(*((s.span, s.chunk) for s in specs), strict=True)
-    )
+    windows = {spec.span for spec in specs if spec.span}
+    chunks = {spec.chunk for spec in specs if spec.chunk}
     if len(windows) > 1 or len(chunks) > 1:
         raise EngineRefusal(
-            f"all attention layers in one KV cache group must have the same window size, not {sorted(windows | chunks)}",
+            f"all attention layers of one KV cache group must have one window size, not {sorted(windows | chunks)}",
             fix="drop disable_hybrid_kv_cache_manager",
             field="disable_hybrid_kv_cache_manager",
         )
