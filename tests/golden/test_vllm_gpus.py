@@ -88,7 +88,7 @@ def test_blocks_held_while_decoding(name: str, blocks: int) -> None:
 
 
 def test_one_window_block_more() -> None:
-    """A model of windows only reserves 513 blocks at 8,192, one more than full attention: the window may start inside."""
+    """A model of windows only reserves 513 blocks at 8,192, one more than full attention would."""
     report = start("mistral-7b-v0.1-swa").report(Load(8192))
     assert report["blocks_per_request"] == 513
 

@@ -17,8 +17,9 @@ import pytest
 from kvcalc.core.model import Model
 from kvcalc.core.plan import Layout, Load
 from kvcalc.document import model_from_document
-from kvcalc.engines.base import CacheDtypes, Planner, Setup
+from kvcalc.engines.base import CacheDtypes, Setup
 from kvcalc.engines.vllm import ENGINE
+from kvcalc.engines.vllm.planner import VllmPlanner
 from kvcalc.errors import EngineRefusal
 from kvcalc.importers.hf import import_config
 
@@ -43,7 +44,7 @@ def load_model(name: str) -> Model:
     return model_from_document(import_config(config, name=name).document)
 
 
-def plan_run(model: Model, run: dict[str, Any]) -> Planner:
+def plan_run(model: Model, run: dict[str, Any]) -> VllmPlanner:
     """The planner of one way of starting vLLM."""
     options = {"max_num_batched_tokens": run["max_num_batched_tokens"], **run["extra"]}
     if run["block_size"] is not None:
@@ -68,7 +69,7 @@ def refusal_differences(report: dict[str, Any], cell: dict[str, Any]) -> list[ob
     return [] if found == expected else [("refusal", found, expected)]
 
 
-def differences(planner: Planner, run: dict[str, Any], cell: dict[str, Any]) -> list[object]:
+def differences(planner: VllmPlanner, run: dict[str, Any], cell: dict[str, Any]) -> list[object]:
     """What kvcalc says otherwise than vLLM."""
     report: dict[str, Any] = planner.report(Load(cell["len"]), cell["bytes"])
     if "needed_gib" in cell:
@@ -168,5 +169,5 @@ def test_the_plan_is_the_start_up_check(name: str) -> None:
             assert (need <= cell["bytes"]) == ("needed_gib" not in cell)
             assert type(need) is int
         one, three = (planner.plan(Load(8192, sessions)).max_rank_bytes for sessions in (1, 3))
-        null = max(planner.report(Load(8192))["pool_bytes_per_block"])
+        null = max(stage.pool_bytes for stage in planner.built.stages)
         assert three - null == 3 * (one - null)
