@@ -11,8 +11,8 @@ import pytest
 from calling import Call, program
 from sound import TINY
 
-from kvcalc import __version__
 from kvcalc.cli.spec import COMMANDS
+from kvcalc.version import __version__
 
 POOL = ("--pool", "64GiB")
 #: A call of every command that prints an answer. The pool keeps the numbers free of any estimate.
