@@ -1,12 +1,16 @@
 """Model files as text: read with bounds, parsed safely, with the line of every field for error messages.
 
 Plain YAML only: no tags, no anchors or aliases (an alias bomb needs them), no second document, numbers and
-booleans as JSON knows them (YAML 1.1 would read 1:30 as 90 and `no` as false).
+booleans as JSON knows them (YAML 1.1 would read 1:30 as 90 and `no` as false). A `.json` file is read as JSON:
+YAML knows neither its surrogate pairs nor its long keys.
 """
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +46,9 @@ def read_bytes(path: Path) -> bytes:
         with path.open("rb") as stream:
             raw = stream.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise ModelFileError(f"cannot read {name}: {error.strerror or error}", fix="check the path and its permissions", file=name) from None  # fmt: skip
+        raise ModelFileError(
+            f"cannot read {name}: {error.strerror or error}", fix="check the path and its permissions", file=name
+        ) from None
     if len(raw) > MAX_FILE_BYTES:
         raise ModelFileError(
             f"{name} is above {MAX_FILE_BYTES // 2**20} MiB: no model file is that large",
@@ -69,10 +75,12 @@ def decode(raw: bytes, file: str) -> str:
 
 
 def parse(text: str, file: str) -> tuple[Any, dict[FieldPath, int]]:
-    """The document as plain dicts, lists and scalars, and the 1-based line of every path in it.
+    """The document as plain dicts, lists and scalars, and the 1-based line of every path in it (none for JSON).
 
     Raises: ModelFileError with the line.
     """
+    if file.lower().endswith(".json"):
+        return _parse_json(text, file), {}
     try:
         _check_events(text, file)
         node = yaml.compose(text, Loader=_Base)
@@ -80,7 +88,9 @@ def parse(text: str, file: str) -> tuple[Any, dict[FieldPath, int]]:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else None
         problem = error.problem or error.context or "cannot be read"
-        raise ModelFileError(f"not valid YAML: {problem}", fix="check the syntax at this line", file=file, line=line) from None  # fmt: skip
+        raise ModelFileError(
+            f"not valid YAML: {problem}", fix="check the syntax at this line", file=file, line=line
+        ) from None
     except yaml.YAMLError as error:
         raise ModelFileError(f"not valid YAML: {str(error).splitlines()[0]}", fix="check the file", file=file) from None
     if node is None:
@@ -89,13 +99,59 @@ def parse(text: str, file: str) -> tuple[Any, dict[FieldPath, int]]:
     return _plain(node, (), lines, file), lines
 
 
+def _parse_json(text: str, file: str) -> Any:
+    """The document of JSON text, no key twice, bounded in depth and digits.
+
+    Raises: ModelFileError, for a syntax error with its line.
+    """
+    if not text.strip():
+        raise ModelFileError("the file is empty", fix="write a model: `kvcalc schema` lists the fields", file=file)
+
+    def whole(digits: str) -> int:
+        if len(digits) > MAX_DIGITS:
+            raise ModelFileError(f"{short(digits, 30)} is no sensible number", fix="check the value", file=file)
+        return int(digits)
+
+    def mapping(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise ModelFileError(f"{short(key)} is given twice", fix="keep one", file=file, field=key)
+            found[key] = value
+        return found
+
+    deep = ModelFileError(f"nested deeper than {MAX_DEPTH} levels", fix="flatten it", file=file)
+    try:
+        document = json.loads(text, parse_int=whole, object_pairs_hook=mapping)
+    except json.JSONDecodeError as error:
+        raise ModelFileError(
+            f"not valid JSON: {error.msg}", fix="check the syntax at this line", file=file, line=error.lineno
+        ) from None
+    except RecursionError:
+        raise deep from None
+    level, depth = _collections([document]), 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise deep
+        inside = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
+        level = _collections(inside)
+    return document
+
+
+def _collections(values: list[Any]) -> list[Any]:
+    return [value for value in values if isinstance(value, dict | list)]
+
+
 def _check_events(text: str, file: str) -> None:
     """Refuse what a model file never needs before anything is built from it."""
     depth = documents = 0
     for event in yaml.parse(text, Loader=_Base):
         line = event.start_mark.line + 1 if event.start_mark else None
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise ModelFileError("YAML anchors and aliases are not read", fix="write the value out", file=file, line=line)
+            raise ModelFileError(
+                "YAML anchors and aliases are not read", fix="write the value out", file=file, line=line
+            )
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
@@ -105,9 +161,12 @@ def _check_events(text: str, file: str) -> None:
         elif isinstance(event, yaml.DocumentStartEvent):
             documents += 1
             if documents > 1:
-                raise ModelFileError("more than one document in the file", fix="one model per file", file=file, line=line)
-        if getattr(event, "tag", None) is not None and str(event.tag) != "!":
-            raise ModelFileError(f"YAML tag {event.tag} is not read", fix="drop the tag", file=file, line=line)
+                raise ModelFileError(
+                    "more than one document in the file", fix="one model per file", file=file, line=line
+                )
+        tag = getattr(event, "tag", None)
+        if tag is not None and str(tag) != "!":
+            raise ModelFileError(f"YAML tag {tag} is not read", fix="drop the tag", file=file, line=line)
 
 
 def _plain(node: yaml.Node, path: FieldPath, lines: dict[FieldPath, int], file: str) -> Any:
@@ -126,7 +185,7 @@ def _plain(node: yaml.Node, path: FieldPath, lines: dict[FieldPath, int], file: 
             lines[(*path, key)] = line
             result[key] = _plain(value_node, (*path, key), lines, file)
         return result
-    return _scalar(str(node.value), node.style, node.start_mark.line + 1, file)
+    return _scalar(str(node.value), getattr(node, "style", None), node.start_mark.line + 1, file)
 
 
 def _scalar(text: str, style: str | None, line: int, file: str) -> str | int | float | bool | None:
@@ -138,15 +197,23 @@ def _scalar(text: str, style: str | None, line: int, file: str) -> str | int | f
         return _BOOL[text]
     if _INT.fullmatch(text):
         if len(text) > MAX_DIGITS:
-            raise ModelFileError(f"{short(text, 30)} is no sensible number", fix="check the value", file=file, line=line)
+            raise ModelFileError(
+                f"{short(text, 30)} is no sensible number", fix="check the value", file=file, line=line
+            )
         return int(text.replace("_", ""))
     if _FLOAT.fullmatch(text):
-        return float(text.replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
+        number = float(text.replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
+        if not isfinite(number):
+            raise ModelFileError(f"{short(text)} is no finite number", fix="check the value", file=file, line=line)
+        return number
     return text
 
 
 class _Dumper(yaml.SafeDumper):
-    """Short lists and mappings in flow style, order kept."""
+    """Short lists and mappings in flow style, order kept, and no anchors: `parse` refuses them."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 class _Field(dict[str, Any]):
@@ -178,6 +245,13 @@ _Dumper.add_representer(list, _represent_list)
 def dump(document: dict[str, Any]) -> str:
     """The document as YAML: one line per field and block, as the shipped models are written."""
     return "".join(
-        yaml.dump(_Field({key: value}), Dumper=_Dumper, sort_keys=False, width=2**16, allow_unicode=True, default_flow_style=False)
+        yaml.dump(
+            _Field({key: value}),
+            Dumper=_Dumper,
+            sort_keys=False,
+            width=2**16,
+            allow_unicode=True,
+            default_flow_style=False,
+        )
         for key, value in document.items()
     )

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kvcalc import __version__
+from kvcalc.core.exactness import SCHEMA_VERSION
 from kvcalc.core.model import Model
 from kvcalc.core.plan import Layout, Load, Planner
-from kvcalc.core.result import SCHEMA_VERSION, EngineInfo, ModelInfo
 from kvcalc.document import plain
 from kvcalc.dtypes import get_dtype
 from kvcalc.engines import get_engine
 from kvcalc.engines.base import CacheDtypes, Engine, Setup, read_options
 from kvcalc.errors import UsageError, short
 from kvcalc.targets import Target
+from kvcalc.version import __version__
+
+if TYPE_CHECKING:
+    from kvcalc.core.component import Role
+    from kvcalc.core.gpu import Gpu
+    from kvcalc.core.result import EngineInfo, ModelInfo
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class Ask(NamedTuple):
     """One question's common options, parsed but not yet applied to a model. None: not asked for."""
 
     context_tokens: int = 8192
@@ -41,8 +44,7 @@ class Ask:
     encoder_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
+class Prepared(NamedTuple):
     """A planner, the planner of one undivided copy, and what has to be said beside the numbers."""
 
     target: Target
@@ -53,7 +55,7 @@ class Prepared:
     single: Planner
     assumptions: list[str]
     warnings: list[str]
-    inputs: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, Any]
 
 
 def read_kv_dtype(text: str) -> tuple[str | None, str | None]:
@@ -85,9 +87,9 @@ def cache_dtypes(model: Model, ask: Ask) -> CacheDtypes:
     otherwise (reference models state no other type); convolution tails stay in the model's type.
     """
     base = model.cache_dtype or model.dtype
-    key, value = read_kv_dtype(ask.kv_dtype) if ask.kv_dtype else (None, None)
-    state = get_dtype(ask.state_dtype, field="state-dtype").name if ask.state_dtype else model.state_dtype
-    index = get_dtype(ask.index_dtype, field="index-dtype").name if ask.index_dtype else model.index_dtype
+    key, value = read_kv_dtype(ask.kv_dtype) if ask.kv_dtype is not None else (None, None)
+    state = get_dtype(ask.state_dtype, field="state-dtype").name if ask.state_dtype is not None else model.state_dtype
+    index = get_dtype(ask.index_dtype, field="index-dtype").name if ask.index_dtype is not None else model.index_dtype
     return CacheDtypes(
         key=key or base,
         value=value or base,
@@ -119,10 +121,17 @@ def encoder_tokens(model: Model, ask: Ask, assumptions: list[str]) -> int:
     )
 
 
-def prepare(target: Target, ask: Ask, *, tp: int | None = None) -> Prepared:
+def asked_roles(ask: Ask) -> frozenset[Role]:
+    """Roles whose type the user asked for: an engine's own rules leave these alone."""
+    roles: dict[Role, object] = {"state": ask.state_dtype, "index": ask.index_dtype}
+    roles["key"], roles["value"] = read_kv_dtype(ask.kv_dtype) if ask.kv_dtype else (None, None)
+    return frozenset(role for role, asked in roles.items() if asked is not None)
+
+
+def prepare(target: Target, ask: Ask, *, tp: int | None = None, gpu: Gpu | None = None) -> Prepared:
     """Everything up to the first plan.
 
-    tp: overrides the asked degree (automatic layouts).
+    tp: overrides the asked degree (automatic layouts). gpu: its architecture decides some engines' block sizes.
 
     Raises: UsageError, EngineRefusal.
     """
@@ -133,16 +142,18 @@ def prepare(target: Target, ask: Ask, *, tp: int | None = None) -> Prepared:
     assumptions = list(target.assumptions)
     load = Load(ask.context_tokens, ask.sessions, encoder_tokens(model, ask, assumptions))
     options = read_options(engine, ask.engine_options)
-    setup = Setup(version=version, layout=layout, dtypes=dtypes, options=options, gpu=ask.gpu)
-    alone = Setup(version=version, layout=Layout(), dtypes=dtypes, options=options, gpu=ask.gpu)
+    card = None if gpu is None else gpu.architecture
+    asked = asked_roles(ask)
+    setup = Setup(version=version, layout=layout, dtypes=dtypes, options=options, gpu=card, asked=asked)
+    alone = Setup(version=version, layout=Layout(), dtypes=dtypes, options=options, gpu=card, asked=asked)
     planner = engine.prepare(model, setup)
     single = planner if layout == Layout() else engine.prepare(model, alone)
-    if any(c.role == "state" for kind in model.blocks.values() for c in kind.lower()):
+    # Other engines state their own rule for the types of states.
+    if engine.name == "ideal" and any(c.role == "state" for kind in model.blocks.values() for c in kind.lower()):
         assumptions.append(f"recurrent states in {dtypes.state}, convolution tails in {dtypes.conv}")
+    extra = []
     if model.max_context is not None and ask.context_tokens > model.max_context:
-        extra = (f"context {ask.context_tokens:,} is beyond the model's own {model.max_context:,}",)
-    else:
-        extra = ()
+        extra.append(f"context {ask.context_tokens:,} is beyond the model's own {model.max_context:,}")
     return Prepared(
         target=target,
         engine=engine,

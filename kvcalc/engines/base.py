@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, Protocol
 
 from kvcalc.core.component import Role
 from kvcalc.core.model import Model
 from kvcalc.core.plan import Layout, Planner
 from kvcalc.errors import UsageError, did_you_mean, short
 from kvcalc.units import parse_bytes, parse_count, parse_fraction, parse_tokens
+
+_NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,12 +31,11 @@ class CacheDtypes:
         return str(getattr(self, role))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Option:
+class Option(NamedTuple):
     """One engine option, under the engine's own name. `default` None: the engine decides."""
 
     name: str
-    parse: Literal["tokens", "count", "bytes", "fraction", "switch", "choice"]
+    parse: Literal["tokens", "count", "bytes", "fraction", "switch", "choice", "text"]
     help: str
     default: int | float | bool | str | None = None
     choices: tuple[str, ...] = ()
@@ -51,6 +53,8 @@ class Option:
             return parse_bytes(text, field=self.name)
         if self.parse == "fraction":
             return parse_fraction(text, field=self.name)
+        if self.parse == "text":
+            return text.strip()
         known = self.choices or ("on", "off", "true", "false", "1", "0", "yes", "no")
         if (lowered := text.strip().lower()) not in known:
             raise UsageError(
@@ -59,15 +63,19 @@ class Option:
         return lowered if self.parse == "choice" else lowered in ("on", "true", "1", "yes")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setup:
-    """Everything but the load: how the engine is started."""
+class Setup(NamedTuple):
+    """Everything but the load: how the engine is started.
+
+    gpu: architecture of the GPU (`sm90`, `gfx942`). asked: roles whose type in `dtypes` the user asked for;
+    the others were filled in, and an engine with a rule of its own for them applies that rule.
+    """
 
     version: str
-    layout: Layout = field(default_factory=Layout)
     dtypes: CacheDtypes
-    options: Mapping[str, Any] = field(default_factory=dict)
+    layout: Layout = Layout()
+    options: Mapping[str, Any] = _NO_OPTIONS
     gpu: str | None = None
+    asked: frozenset[Role] = frozenset()
 
 
 class Engine(Protocol):

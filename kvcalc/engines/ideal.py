@@ -6,8 +6,8 @@ No pages, no padding, no slack. Not an engine anybody runs: the engines' own mod
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import lcm, prod
+from typing import NamedTuple
 
 from kvcalc.core.component import Component, Law, Linear, period_of, saturates_at
 from kvcalc.core.model import Model
@@ -18,8 +18,7 @@ from kvcalc.errors import EngineRefusal
 from kvcalc.units import ceil_div
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
+class _Row(NamedTuple):
     """One component on one class of ranks: everything but the number of slots."""
 
     name: str
@@ -34,16 +33,14 @@ class _Row:
     token_shards: int
 
 
-@dataclass(frozen=True, slots=True)
-class _RankClass:
+class _RankClass(NamedTuple):
     """Ranks of one data-parallel replica that hold equal tensors: (pp, tp) pairs and their rows."""
 
     places: tuple[tuple[int, int], ...]
     rows: tuple[_Row, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class IdealPlanner:
+class IdealPlanner(NamedTuple):
     """See `kvcalc.core.plan.Planner`."""
 
     layout: Layout
@@ -100,7 +97,9 @@ def stage_bounds(layers: int, stages: int) -> list[tuple[int, int]]:
     return bounds
 
 
-def _row(component: Component, kind: str, block: str, layers: tuple[int, ...], rank: int, setup: Setup) -> _Row | None:
+def _row(
+    component: Component, rank: int, setup: Setup, *, kind: str, block: str, layers: tuple[int, ...]
+) -> _Row | None:
     """The component on TP rank `rank`; None where the rank holds none of it."""
     dtype = DTYPES[setup.dtypes.of(component.role)]
     units = [(part.units_on_rank(rank, setup.layout.tp), part.width) for part in component.parts]
@@ -112,9 +111,17 @@ def _row(component: Component, kind: str, block: str, layers: tuple[int, ...], r
         return None
     sharded = setup.layout.dcp > 1 and isinstance(component.law, Linear) and component.role in ("key", "value")
     return _Row(
-        component.name, kind, block, component.law, str(component.law), layers, widths, dtype.name, slot_bytes,
+        component.name,
+        kind,
+        block,
+        component.law,
+        str(component.law),
+        layers,
+        widths,
+        dtype.name,
+        slot_bytes,
         setup.layout.dcp if sharded else 1,
-    )  # fmt: skip
+    )
 
 
 def _check_layout(model: Model, layout: Layout, components: list[Component]) -> list[str]:
@@ -147,8 +154,7 @@ def _check_dcp(layout: Layout, components: list[Component]) -> None:
                 )
 
 
-@dataclass(frozen=True, slots=True)
-class IdealEngine:
+class IdealEngine(NamedTuple):
     """See `kvcalc.engines.base.Engine`."""
 
     name: str = "ideal"
@@ -199,7 +205,7 @@ def _classes(model: Model, setup: Setup, lowered: dict[str, tuple[Component, ...
             )
             if share not in by_share:
                 rows = (
-                    _row(component, model.blocks[name].kind, name, layers, rank, setup)
+                    _row(component, rank, setup, kind=model.blocks[name].kind, block=name, layers=layers)
                     for name, layers in blocks.items()
                     for component in lowered[name]
                     if component.role != "pending"
