@@ -289,7 +289,9 @@ def prepare(model: Model, setup: Setup, defaults: Mapping[str, Any], *, assumpti
     _check_layout(setup)
     architecture, arch = _architecture(model)
     options = {**defaults, **setup.options}
-    key, value = (_cache_type(setup.dtypes.key, "key"), _cache_type(setup.dtypes.value, "value"))
+    # f16 unless asked: llama.cpp knows nothing of the type the model was trained in.
+    key = _cache_type(setup.dtypes.key if "key" in setup.asked else "float16", "key")
+    value = _cache_type(setup.dtypes.value if "value" in setup.asked else "float16", "value")
     flash = arch.flash and options["flash_attn"] != "off"
     from_file = "gguf_architecture" in model.facts
     caches = caches_of(model, arch, architecture, flash=flash, from_file=from_file)
@@ -304,7 +306,7 @@ def prepare(model: Model, setup: Setup, defaults: Mapping[str, Any], *, assumpti
         devices=_devices(len(model.layers), setup.layout.pp, options),
         dp=setup.layout.dp,
         causal=model.facts.get("is_causal", True) is not False,
-        assumptions=(*assumptions, *_assumptions(setup, options)),
+        assumptions=(*assumptions, *_assumptions(setup, options, caches.rows, (key, value))),
     )
 
 
@@ -402,13 +404,17 @@ def _devices(layers: int, gpus: int, options: Mapping[str, Any]) -> tuple[tuple[
     return tuple(tuple(part) for part in placed)
 
 
-def _assumptions(setup: Setup, options: Mapping[str, Any]) -> tuple[str, ...]:
-    found = ["recurrent states are float32, whatever cache type is asked"]
+def _assumptions(setup: Setup, options: Mapping[str, Any], rows: tuple[Row, ...], types: tuple[Dtype, Dtype]) -> tuple[str, ...]:
+    found = []
+    if not setup.asked & {"key", "value"}:
+        found.append("cache type f16, llama.cpp's default")
+    if any(row.role == "state" for row in rows):
+        found.append("recurrent states and convolution tails are float32, whatever type is asked")
     if options["n_ctx"] is not None:
         found.append("n_ctx is fixed: the slots share it whatever -c says")
     if setup.layout.pp > 1:
         found.append("layers are split evenly, as on GPUs with equal free memory")
-    if any(DTYPES[name].block_elements > 1 for name in (setup.dtypes.key, setup.dtypes.value) if name in DTYPES):
+    if max(dtype.block_elements for dtype in types) > 1:
         found.append("CPU, Vulkan and Metal row sizes; CUDA pads a quantised row that is no multiple of 512 elements")
     return tuple(found)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from kvcalc.document import plain, write_pattern
 from kvcalc.core.model import Kind
 from kvcalc.engines.llamacpp_arch import ARCHS, NOT_COVERED
 from kvcalc.errors import ModelFileError, short
+from kvcalc.importers import Imported
 from kvcalc.importers.gguf_file import Header, Tensors, read_header
 from kvcalc.importers.gguf_layers import layer_kinds
 from kvcalc.importers.gguf_metadata import Metadata
@@ -25,15 +25,6 @@ from kvcalc.kinds.other import SharedCache
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.ASCII)
 #: More parts than any release has.
 _MAX_PARTS = 1_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Imported:
-    """A document for `kvcalc.document`, what was derived (and how), and what to be warned of."""
-
-    document: dict[str, Any]
-    derived: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
 
 
 def import_gguf(path: str | Path) -> Imported:

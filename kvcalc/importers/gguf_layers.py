@@ -10,9 +10,9 @@ from typing import Literal
 from kvcalc.core.model import Kind
 from kvcalc.errors import KvcalcError
 from kvcalc.importers.gguf_metadata import Metadata
-from kvcalc.kinds import Indexer
 from kvcalc.kinds.compressed import CompressedAttention
 from kvcalc.kinds.heads import HeadAttention
+from kvcalc.kinds.indexer import Indexer
 from kvcalc.kinds.latent import LatentAttention
 from kvcalc.kinds.linear import GatedDeltaNet, KimiDeltaAttention, LightningAttention
 from kvcalc.kinds.other import NoCache, SharedCache
