@@ -15,6 +15,7 @@ from kvcalc.errors import UsageError, did_you_mean, short
 _MODULES = {
     "ideal": "ideal",
     "sglang": "sglang",
+    "exllamav3": "exllamav3",
     "lmdeploy": "lmdeploy",
 }
 
