@@ -17,6 +17,7 @@ _MODULES = {
     "sglang": "sglang",
     "exllamav3": "exllamav3",
     "lmdeploy": "lmdeploy",
+    "mlx-lm": "mlx_lm",
 }
 
 

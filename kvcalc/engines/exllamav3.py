@@ -276,7 +276,7 @@ def _arrays(parts: tuple[Component, ...], launch: Launch, *, ring: bool | None, 
         return ()
     compressed = next((part for part in keys if isinstance(part.law, Strided)), None)
     law = keys[0].law
-    if compressed is not None or len(parts) == 1 and isinstance(law, Windowed) and keys[0].parts[0].units == 1:
+    if compressed is not None or (len(parts) == 1 and isinstance(law, Windowed) and keys[0].parts[0].units == 1):
         return _compressed_arrays(parts, compressed, launch)
     if keys[0].parts[0].shard != "heads":
         return _latent_arrays(parts, launch)
@@ -363,7 +363,9 @@ def _compressed_arrays(parts: tuple[Component, ...], entry: Component | None, la
 
 def _state_arrays(states: list[Component], launch: Launch, tp: int) -> tuple[Array, ...]:
     """Convolution, recurrent state and what a speculative pass stages; a bare convolution has only itself."""
-    conv = next(part for part in states if part.role == "conv")
+    conv = next((part for part in states if part.role == "conv"), None)
+    if conv is None:
+        raise EngineRefusal("ExLlamaV3 has no recurrent state without a convolution", fix="choose another engine")
     taps = (conv.law.count if isinstance(conv.law, Constant) else 0) + 1
     channels = sum(_divided(part.units, tp) * part.width for part in conv.parts)
     state = next((part for part in states if part.role == "state"), None)
