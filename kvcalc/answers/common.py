@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kvcalc import __version__
 from kvcalc.core.exactness import SCHEMA_VERSION
 from kvcalc.core.model import Model
 from kvcalc.core.plan import Layout, Load, Planner
@@ -15,6 +14,7 @@ from kvcalc.engines import get_engine
 from kvcalc.engines.base import CacheDtypes, Engine, Setup, read_options
 from kvcalc.errors import UsageError, short
 from kvcalc.targets import Target
+from kvcalc.version import __version__
 
 if TYPE_CHECKING:
     from kvcalc.core.result import EngineInfo, ModelInfo
@@ -85,9 +85,9 @@ def cache_dtypes(model: Model, ask: Ask) -> CacheDtypes:
     otherwise (reference models state no other type); convolution tails stay in the model's type.
     """
     base = model.cache_dtype or model.dtype
-    key, value = read_kv_dtype(ask.kv_dtype) if ask.kv_dtype else (None, None)
-    state = get_dtype(ask.state_dtype, field="state-dtype").name if ask.state_dtype else model.state_dtype
-    index = get_dtype(ask.index_dtype, field="index-dtype").name if ask.index_dtype else model.index_dtype
+    key, value = read_kv_dtype(ask.kv_dtype) if ask.kv_dtype is not None else (None, None)
+    state = get_dtype(ask.state_dtype, field="state-dtype").name if ask.state_dtype is not None else model.state_dtype
+    index = get_dtype(ask.index_dtype, field="index-dtype").name if ask.index_dtype is not None else model.index_dtype
     return CacheDtypes(
         key=key or base,
         value=value or base,
