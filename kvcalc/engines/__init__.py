@@ -15,6 +15,11 @@ from kvcalc.errors import UsageError, did_you_mean, short
 _MODULES = {
     "ideal": "ideal",
     "vllm": "vllm",
+    "sglang": "sglang",
+    "exllamav3": "exllamav3",
+    "lmdeploy": "lmdeploy",
+    "mlx-lm": "mlx_lm",
+    "tensorrt-llm": "tensorrt_llm",
 }
 
 
