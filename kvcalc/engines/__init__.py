@@ -16,6 +16,11 @@ _MODULES = {
     "ideal": "ideal",
     "vllm": "vllm",
     "llama.cpp": "llamacpp",
+    "sglang": "sglang",
+    "exllamav3": "exllamav3",
+    "lmdeploy": "lmdeploy",
+    "mlx-lm": "mlx_lm",
+    "tensorrt-llm": "tensorrt_llm",
 }
 
 
