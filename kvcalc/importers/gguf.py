@@ -1,7 +1,7 @@
 """A GGUF header as a model document: which layers keep what, as llama.cpp's loader reads the metadata.
 
-Which layers slide, which are recurrent and what an absent key means is code in llama.cpp, not metadata: the rules are in
-`kvcalc.engines.llamacpp_arch` and here, each named after the loader it is from (llama.cpp 0c1e57098,
+Which layers slide, which are recurrent and what an absent key means is code in llama.cpp, not metadata: the rules are
+in `kvcalc.engines.llamacpp.arch` and here, each named after the loader it is from (llama.cpp 0c1e57098,
 src/models/<architecture>.cpp load_arch_hparams, src/llama-model.cpp load_hparams).
 """
 
@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from kvcalc.document import plain, write_pattern
 from kvcalc.core.model import Kind
-from kvcalc.engines.llamacpp_arch import ARCHS, NOT_COVERED
+from kvcalc.document import plain, write_pattern
+from kvcalc.engines.llamacpp.arch import ARCHS, NOT_COVERED
 from kvcalc.errors import ModelFileError, short
 from kvcalc.importers import Imported
 from kvcalc.importers.gguf_file import Header, Tensors, read_header
@@ -148,7 +148,7 @@ def _name_blocks(layers: Iterable[tuple[Kind, ...]]) -> tuple[list[tuple[str, ..
                 blocks[known[kind]] = kind
         named.append(tuple(known[kind] for kind in layer))
     if len(blocks) == 1:
-        (only, kind), = blocks.items()
+        ((only, kind),) = blocks.items()
         if kind.kind != "none":
             return [("attention",)] * len(named), {"attention": kind}
         return named, {only: kind}

@@ -1,7 +1,7 @@
 """The header of a GGUF file: metadata and tensor table, streamed. Standard library only; tensor data is never read.
 
 Long arrays (vocabularies, merges) are walked over, not kept, so that a header of 250,000 tokens costs a fraction of a
-second and one buffer of memory. Every length is checked against the bytes that are left before anything is done with it.
+second and one buffer of memory. Every length is checked against the bytes that are left before it is used.
 
 Source: ggml/include/gguf.h and ggml/src/gguf.cpp (gguf_init_from_file), llama.cpp 0c1e57098.
 """
@@ -201,9 +201,7 @@ def _read(stream: _Stream) -> Header:
     table = Tensors()
     for _ in range(tensors):
         _tensor(stream, table)
-    return Header(
-        file=stream.file, version=version, big_endian=stream.order == ">", metadata=metadata, tensors=table
-    )
+    return Header(file=stream.file, version=version, big_endian=stream.order == ">", metadata=metadata, tensors=table)
 
 
 def _version(stream: _Stream) -> int:
@@ -213,7 +211,9 @@ def _version(stream: _Stream) -> int:
     stream.need(8, "the magic")
     magic = stream.buffer[:4]
     if magic != MAGIC:
-        fix = "old GGML/GGJT files must be converted anew" if magic in (b"lmgg", b"tjgg", b"fmgg") else "name a GGUF file"
+        fix = (
+            "old GGML/GGJT files must be converted anew" if magic in (b"lmgg", b"tjgg", b"fmgg") else "name a GGUF file"
+        )
         raise stream.error(f"not a GGUF file: it begins with {magic!r}", fix)
     stream.at = 4
     if struct.unpack_from("<I", stream.buffer, 4)[0] & 0xFFFF == 0:
@@ -245,7 +245,9 @@ def _array(stream: _Stream, key: str, what: str) -> Value:
         stream.skip_texts(count, what)
         return Skipped(count)
     if kind not in _FORMS:
-        raise stream.error(f"metadata key {short(key)} is an array of unknown type {kind}", "this is no sound GGUF", key)
+        raise stream.error(
+            f"metadata key {short(key)} is an array of unknown type {kind}", "this is no sound GGUF", key
+        )
     width = struct.calcsize(_FORMS[kind])
     if count * width > stream.left:
         raise stream.error(f"truncated: metadata key {short(key)} claims {count:,} elements", key=key)

@@ -20,7 +20,7 @@ from kvcalc.kinds.recurrent import Rwkv, ShortConv
 from kvcalc.kinds.ssm import Mamba1, Mamba2
 
 Layers = list[tuple[Kind, ...]]
-#: Layers whose KV head count is 0 are recurrent (jamba.cpp, granite-hybrid.cpp, lfm2.cpp, plamo2.cpp, kimi-linear.cpp ...).
+#: Layers whose KV head count is 0 are recurrent (jamba.cpp, granite-hybrid.cpp, lfm2.cpp, kimi-linear.cpp ...).
 _RECURRENT_BY_HEADS = frozenset(
     ("jamba", "granitehybrid", "lfm2", "lfm2moe", "plamo2", "kimi-linear", "kimi-k3", "bailingmoe3", "glm5-next")
 )
@@ -115,7 +115,9 @@ def _state(metadata: Metadata) -> Kind:
         )
     if name in ("lfm2", "lfm2moe"):
         return ShortConv(
-            kind="short_conv", dim=metadata.required("embedding_length"), conv_kernel=metadata.required("shortconv.l_cache")
+            kind="short_conv",
+            dim=metadata.required("embedding_length"),
+            conv_kernel=metadata.required("shortconv.l_cache"),
         )
     if name in _KDA:
         return KimiDeltaAttention(
@@ -154,7 +156,7 @@ def _ssm(metadata: Metadata) -> Kind:
 
 
 def _ple(metadata: Metadata, index: int) -> tuple[Kind, ...]:
-    """Qwen4-exp keeps the inputs of its n-gram convolution beside the state of one layer (llama-hparams.cpp ple_conv_state)."""
+    """Qwen4-exp keeps the inputs of its n-gram convolution beside one layer's state (llama-hparams.cpp)."""
     listed = metadata.array("ple.layers") if metadata.architecture == "qwen4exp" else None
     if not listed or index not in listed:
         return ()
@@ -193,7 +195,9 @@ def _slides(metadata: Metadata, index: int) -> bool:
     if pattern is not None:
         return index < len(pattern) and pattern[index] != 0
     if rule.pattern is None:
-        raise metadata.fault("attention.sliding_window_pattern", "is missing: this architecture needs one entry per layer")
+        raise metadata.fault(
+            "attention.sliding_window_pattern", "is missing: this architecture needs one entry per layer"
+        )
     if index >= metadata.all_layers - metadata.mtp_layers:
         return False
     period = metadata.whole("attention.sliding_window_pattern", rule.pattern)
@@ -219,7 +223,8 @@ def _attention(metadata: Metadata, index: int) -> Kind:
         raise metadata.fault("attention.head_count", "is 0 in layer 0, which gives every layer heads of no width")
     chunked = metadata.arch.windows is not None and metadata.arch.windows.chunked
     return _heads_of(
-        heads=max(metadata.heads[index], groups), groups=groups, head_dim=key, v_head_dim=None if value == key else value,
+        heads=max(metadata.heads[index], groups), groups=groups, head_dim=key,
+        v_head_dim=None if value == key else value,
         window=None if chunked else window, chunk=window if chunked else None, indexer=_indexer(metadata, index),
     )  # fmt: skip
 
@@ -229,12 +234,15 @@ def _heads_of(*, heads: int, groups: int, **rest: object) -> HeadAttention:
     heads = heads if heads % groups == 0 else groups
     tag: Literal["mha", "mqa", "gqa"] = "mha" if groups == heads else "mqa" if groups == 1 else "gqa"
     return HeadAttention(
-        kind=tag, heads=heads, groups=groups if tag == "gqa" else None, **rest  # type: ignore[arg-type]
+        kind=tag,
+        heads=heads,
+        groups=groups if tag == "gqa" else None,
+        **rest,  # type: ignore[arg-type]
     )
 
 
 def _is_latent(metadata: Metadata) -> bool:
-    """Old DeepSeek files lack the *_mla keys: their caches are a key and a value per head (llama-hparams.cpp is_mla)."""
+    """Old DeepSeek files lack the *_mla keys: they cache a key and a value per head (llama-hparams.cpp is_mla)."""
     if metadata.arch.latent == "expanded":
         return True
     keys = ("attention.key_length_mla", "attention.value_length_mla")
@@ -271,7 +279,9 @@ def _indexer(metadata: Metadata, index: int) -> Indexer | None:
     name, main = metadata.architecture, metadata.all_layers - metadata.mtp_layers
     width = metadata.whole("attention.indexer.key_length")
     if name == "minimax-m3":
-        owns = index >= metadata.whole("leading_dense_block_count")  # the first layers are dense (llama-kv-cache-msa.cpp)
+        owns = index >= metadata.whole(
+            "leading_dense_block_count"
+        )  # the first layers are dense (llama-kv-cache-msa.cpp)
         return Indexer(head_dim=width) if owns else None
     if index >= main or width == 0 or (name == "hy_v4" and not metadata.whole("attention.indexer.top_k")):
         return None
@@ -287,7 +297,7 @@ def _owns_indexer(metadata: Metadata, index: int) -> bool:
     if types is not None:
         return index < len(types) and types[index] != 0
     if name == "glm-dsa" and metadata.required("context_length") >= _GLM_52_CONTEXT:
-        return index < 3 or index % 4 == 2  # noqa: PLR2004 - the list of glm-dsa.cpp, written as a rule
+        return index < 3 or index % 4 == 2
     return name in ("glm-dsa", "glm5-next")
 
 

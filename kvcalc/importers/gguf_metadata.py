@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from kvcalc.engines.llamacpp_arch import ARCHS, Arch
+from kvcalc.engines.llamacpp.arch import ARCHS, Arch
 from kvcalc.errors import ModelFileError, short
 from kvcalc.importers.gguf_file import Header, Skipped, Value
 

@@ -11,7 +11,17 @@ from shapes import HYPER, MOE, SECTIONS, V4, Keys, attention, indexer, mla, ssm
 Chance = random.Random
 Shape = tuple[str, Keys]
 #: Graphs that only build where heads x head_dim is the embedding's width.
-_HEADS_FILL_EMBEDDING = ("internlm2", "command-r", "cohere2", "lfm2", "starcoder2", "qwen2", "olmo2", "granitehybrid", "jamba")
+_HEADS_FILL_EMBEDDING = (
+    "internlm2",
+    "command-r",
+    "cohere2",
+    "lfm2",
+    "starcoder2",
+    "qwen2",
+    "olmo2",
+    "granitehybrid",
+    "jamba",
+)
 
 
 def _heads(chance: Chance) -> tuple[int, int]:
@@ -39,7 +49,9 @@ def _flags(chance: Chance, count: int) -> list[int]:
 
 
 def _plain(chance: Chance) -> Shape:
-    name = chance.choice(("llama", "qwen2", "qwen3", "gemma", "granite", "starcoder2", "seed_oss", "internlm2", "command-r"))
+    name = chance.choice(
+        ("llama", "qwen2", "qwen3", "gemma", "granite", "starcoder2", "seed_oss", "internlm2", "command-r")
+    )
     return name, _base(chance, heads=name not in _HEADS_FILL_EMBEDDING)
 
 
@@ -56,7 +68,9 @@ def _gaps(chance: Chance) -> Shape:
 
 def _sliding(chance: Chance) -> Shape:
     name = chance.choice(("gemma2", "gemma3", "olmo2", "cohere2", "gpt-oss", "plamo3", "spark2_5", "muse-glimmer"))
-    keys = _base(chance, heads=name not in _HEADS_FILL_EMBEDDING) | {"attention.sliding_window": chance.choice((1, 64, 128, 500, 1024, 4096))}
+    keys = _base(chance, heads=name not in _HEADS_FILL_EMBEDDING) | {
+        "attention.sliding_window": chance.choice((1, 64, 128, 500, 1024, 4096))
+    }
     if name == "olmo2":
         keys["attention.head_count_kv"] = keys["attention.head_count"]
     if name == "gpt-oss":

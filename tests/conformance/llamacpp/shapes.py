@@ -3,6 +3,7 @@
 A shape is what a converter writes (llama.cpp 0c1e57098, conversion/*.py), keys without the architecture's prefix.
 """
 
+# ruff: noqa: E501 - one shape per line reads better than one key per line
 from __future__ import annotations
 
 from typing import Any

@@ -1,6 +1,6 @@
 """Live conformance: the real llama.cpp is asked, and every answer must equal the prediction.
 
-A GGUF header goes to the library and, as a file, through kvcalc's importer; both are then asked for the same option sets.
+A GGUF header goes to the library and, as a file, through kvcalc's importer; both get the same option sets.
 Compared: bytes of the context memory, n_ctx, n_ctx_seq, n_batch, n_ubatch, n_seq_max, and every refusal.
 
 Run: pytest tests/conformance/llamacpp (needs the wheel named in PINNED). KVCALC_SEED=n repeats a random run;
@@ -35,11 +35,11 @@ if find_spec("xllamacpp") is None and not os.environ.get("KVCALC_REQUIRE_CONFORM
     print(f"\n*** {text} ***", file=sys.__stderr__)
     pytest.skip(text, allow_module_level=True)
 
-from draw import FAMILIES
-from gguf_bytes import gguf_bytes
-from live import LiveEngine, engine_options
-from options import drawn, fixed
-from shapes import CUT, REAL, SMALL, cut, metadata
+from draw import FAMILIES  # noqa: E402
+from gguf_bytes import gguf_bytes  # noqa: E402
+from live import LiveEngine, engine_options  # noqa: E402
+from options import drawn, fixed  # noqa: E402
+from shapes import CUT, REAL, SMALL, cut, metadata  # noqa: E402
 
 SIZES = ("n_ctx", "n_ctx_seq", "n_batch", "n_ubatch", "n_seq_max", "context_bytes")
 SHAPES = {
@@ -71,8 +71,8 @@ def summary() -> Any:
     yield
     print(f"\nllama.cpp {PINNED}: {dict(COUNTS)} over {len(ARCHITECTURES)} architectures", file=sys.__stderr__)
     if target := os.environ.get("KVCALC_ACCURACY"):
-        Path(target).write_text(json.dumps({"engine": f"llama.cpp (xllamacpp {PINNED})", **COUNTS,
-                                            "architectures": dict(sorted(ARCHITECTURES.items()))}, indent=1))  # fmt: skip
+        counts = {"engine": f"llama.cpp (xllamacpp {PINNED})", **COUNTS, "architectures": dict(ARCHITECTURES)}
+        Path(target).write_text(json.dumps(counts, indent=1, sort_keys=True))
 
 
 def predict(path: Path, options: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -190,6 +190,6 @@ def test_refusals_are_counted_by_reason(engine: LiveEngine, tmp_path: Path) -> N
         server | {"n_seq_max": 257, "n_ctx": 65536},
     ]  # fmt: skip
     said = [answer["refused"] for answer in engine.ask(path, [engine_options(item) for item in asked])]
-    for words, answer in zip(("K cache type q8_0", "V cache type q8_0", "quantized V cache", "n_seq_max must be <= 256"),
-                             said, strict=True):  # fmt: skip
+    expected = ("K cache type q8_0", "V cache type q8_0", "quantized V cache", "n_seq_max must be <= 256")
+    for words, answer in zip(expected, said, strict=True):
         assert re.search(words, answer)

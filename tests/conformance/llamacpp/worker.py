@@ -38,7 +38,7 @@ class ModelParams(c.Structure):
 
 
 class ContextParams(c.Structure):
-    """`llama_context_params` of llama.cpp b11549 (b11549 has one 8-byte field before the switches that 0c1e57098 lacks)."""
+    """`llama_context_params` of llama.cpp b11549 (0c1e57098 has no 8-byte field before the switches)."""
 
     _fields_ = [
         ("n_ctx", c.c_uint32), ("n_batch", c.c_uint32), ("n_ubatch", c.c_uint32), ("n_seq_max", c.c_uint32),

@@ -2,17 +2,17 @@
 
 A layer's keys of one retention become one K tensor (an MLA latent and its rotary key are one row), its values one V
 tensor, its convolution tail and recurrent state two F32 tensors. What the architecture's code decides otherwise comes
-from `llamacpp_arch`.
+from `arch`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from kvcalc.core.component import Chunked, Component, Encoder, Law, Linear, Remainder, Strided, Windowed
 from kvcalc.core.model import Kind, Model
-from kvcalc.engines.llamacpp_arch import Arch
+from kvcalc.engines.llamacpp.arch import Arch
 from kvcalc.errors import EngineRefusal
 from kvcalc.kinds.latent import LatentAttention
 from kvcalc.kinds.other import SharedCache
@@ -20,10 +20,10 @@ from kvcalc.kinds.other import SharedCache
 #: full: the slot's whole context; window: the sliding cache; strided: one cell per `stride` tokens;
 #: states: one row per sequence (and snapshot); pending: `stride` rows per sequence and snapshot.
 Cells = Literal["full", "window", "strided", "states", "pending"]
+RowRole = Literal["key", "value", "state"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class Row(NamedTuple):
     """`len(layers)` equal tensors: `width` elements per cell, cells by rule `cells`."""
 
     name: str
@@ -33,12 +33,11 @@ class Row:
     layers: tuple[int, ...]
     cells: Cells
     width: int
-    role: Literal["key", "value", "state"]
+    role: RowRole
     stride: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caches:
+class Caches(NamedTuple):
     """All rows of a model; the global window; the head dims that block formats must divide."""
 
     rows: tuple[Row, ...]
@@ -46,7 +45,6 @@ class Caches:
     key_dims: tuple[int, ...]
     value_dims: tuple[int, ...]
     latent: bool
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +127,7 @@ def _expanded(kind: LatentAttention, architecture: str, name: str) -> tuple[int,
     """MiniCPM3 is an MLA model whose GGUF caches a key and a value per head (conversion/minicpm.py)."""
     if kind.nope_dim is None or kind.v_head_dim is None:
         raise EngineRefusal(
-            f"llama.cpp's {architecture} caches every head's key and value, and block {name!r} does not say their widths",
+            f"llama.cpp's {architecture} caches every head's key and value: block {name!r} must say their widths",
             fix="add nope_dim and v_head_dim",
             field=f"attention.{name}",
         )
@@ -190,7 +188,7 @@ def _check_shared(model: Model, arch: Arch, architecture: str, used: dict[str, t
             raise _refusal(architecture, name, "cannot share a cache between layers")
         if arch.kv_layers is not None and min(layers) < arch.kv_layers:
             raise EngineRefusal(
-                f"llama.cpp's {architecture} keeps a cache in its first {arch.kv_layers} layers whatever the file says, "
+                f"llama.cpp's {architecture} keeps a cache in its first {arch.kv_layers} layers in any case, "
                 f"but layer {min(layers)} shares one",
                 fix="use another engine",
                 field=f"attention.{name}",
@@ -205,7 +203,11 @@ def _window(blocks: dict[str, _Block], arch: Arch, architecture: str) -> tuple[i
         return 0, frozenset()
     if arch.windows.fixed is not None:
         return arch.windows.fixed, frozenset(sliding)
-    sizes = {law.window if isinstance(law, Windowed) else law.chunk for law in sliding.values() if isinstance(law, Windowed | Chunked)}
+    sizes = {
+        law.window if isinstance(law, Windowed) else law.chunk
+        for law in sliding.values()
+        if isinstance(law, Windowed | Chunked)
+    }
     if len(sizes) != 1:
         raise EngineRefusal(
             f"llama.cpp holds one window per model, this {architecture} has {sorted(sizes)}", fix="use another engine"
@@ -230,32 +232,48 @@ def _attention_rows(block: _Block, layers: tuple[int, ...], *, sliding: bool, ar
     (llama-kv-cache.cpp, the padding marked TAG_V_CACHE_VARIABLE).
     """
     rows: list[Row] = []
-
-    def add(name: str, law: str, cells: Cells, width: int, role: Literal["key", "value"], stride: int = 1) -> None:
-        rows.append(
-            Row(name=name, kind=block.kind, block=block.name, law=law, layers=layers, cells=cells, width=width,
-                role=role, stride=stride)
-        )  # fmt: skip
-
     if block.main_keys:
         law = str(block.main_keys[0].law) if sliding else "linear"
         cells: Cells = "window" if sliding else "full"
-        add("+".join(part.name for part in block.main_keys), law, cells, block.key_width, "key")
+        names = "+".join(part.name for part in block.main_keys)
+        rows.append(_row(block, layers, name=names, law=law, cells=cells, width=block.key_width))
         if block.values:
-            add(block.values[0].name, law, cells, widest or block.value_width, "value")
-    for part in block.keys:
-        if isinstance(part.law, Strided):
-            stride = part.law.tokens_per_slot
-            add(part.name, str(part.law), "strided", part.elements_per_slot, "key", stride)
-    compressed = any(isinstance(part.law, Strided) for part in block.keys)
+            width = widest or block.value_width
+            rows.append(_row(block, layers, name="value", law=law, cells=cells, width=width, role="value"))
+    strided = [part for part in block.keys if isinstance(part.law, Strided)]
+    rows += [_entry(block, layers, part) for part in strided]
     for part in block.index:
         # Beside compressed entries there is one indexer key per entry; everywhere else one per token.
-        stride = part.law.tokens_per_slot if compressed and isinstance(part.law, Strided) else 1
+        if strided:
+            rows.append(_entry(block, layers, part))
+            continue
         width = part.elements_per_slot * arch.index_factor
-        add(part.name, str(part.law), "strided" if compressed else "full", width, "key", stride)
+        rows.append(_row(block, layers, name=part.name, law="linear", cells="full", width=width))
         if arch.index_value:
-            add(f"{part.name}_value", str(part.law), "full", block.head_dims[1], "value")
+            width = block.head_dims[1]
+            rows.append(_row(block, layers, name="index_value", law="linear", cells="full", width=width, role="value"))
     return rows
+
+
+def _row(
+    block: _Block,
+    layers: tuple[int, ...],
+    *,
+    name: str,
+    law: str,
+    cells: Cells,
+    width: int,
+    role: RowRole = "key",
+    stride: int = 1,
+) -> Row:
+    return Row(name, block.kind, block.name, law, layers, cells, width, role, stride)
+
+
+def _entry(block: _Block, layers: tuple[int, ...], part: Component) -> Row:
+    """A compressed entry, or the indexer's key of one."""
+    stride = part.law.tokens_per_slot if isinstance(part.law, Strided) else 1
+    width = part.elements_per_slot
+    return _row(block, layers, name=part.name, law=str(part.law), cells="strided", width=width, stride=stride)
 
 
 def _state_rows(block: _Block, layers: tuple[int, ...]) -> list[Row]:
@@ -265,21 +283,18 @@ def _state_rows(block: _Block, layers: tuple[int, ...]) -> list[Row]:
     (llama-memory-recurrent.cpp). DeepSeek-V4's compressors keep 2 x ratio rows where groups overlap (those with an
     indexer), ratio rows elsewhere (llama-kv-cache-dsv4.cpp llama_dsv4_comp_state).
     """
-    common = {"kind": block.kind, "block": block.name, "layers": layers, "role": "state"}
     rows = []
     for role in ("conv", "state"):
         parts = [part for part in block.states if part.role == role]
         if parts:
             width = sum(part.elements_per_slot * part.law.slots(0) for part in parts)
-            rows.append(
-                Row(name=parts[0].name, law="constant", cells="states", width=width, **common)  # type: ignore[arg-type]
-            )
+            name = parts[0].name
+            rows.append(_row(block, layers, name=name, law="constant", cells="states", width=width, role="state"))
     for part in block.pending:
         if isinstance(part.law, Remainder):
             stride = part.law.tokens_per_slot * (2 if block.index else 1)
-            rows.append(
-                Row(name=part.name, law=str(part.law), cells="pending", width=part.elements_per_slot, stride=stride, **common)  # type: ignore[arg-type]
-            )
+            row = _row(block, layers, name=part.name, law=str(part.law), cells="pending", width=part.elements_per_slot)
+            rows.append(row._replace(role="state", stride=stride))
     return rows
 
 
@@ -287,16 +302,11 @@ def _empty_layers(model: Model, blocks: dict[str, _Block], arch: Arch, widest: i
     """Layers without KV heads still get a V tensor of the widest row where V is transposed (Nemotron-NAS)."""
     if arch.shares:
         return []
-    layers = tuple(
-        index for index, names in enumerate(model.layers) if not any(blocks[name].attends for name in names)
-    )
+    layers = tuple(index for index, names in enumerate(model.layers) if not any(blocks[name].attends for name in names))
     if not layers:
         return []
     name = model.layers[layers[0]][0]
-    return [
-        Row(name="value", kind=blocks[name].kind, block=name, law="linear", layers=layers, cells="full", width=widest,
-            role="value")
-    ]  # fmt: skip
+    return [_row(blocks[name], layers, name="value", law="linear", cells="full", width=widest, role="value")]
 
 
 def _mtp_rows(model: Model, arch: Arch, architecture: str) -> list[Row]:
