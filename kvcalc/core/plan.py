@@ -114,7 +114,10 @@ class Planner(Protocol):
     def saturation_tokens(self) -> int: ...
 
     def plan(self, load: Load) -> CachePlan:
-        """The tensors of every rank for this load."""
+        """The tensors of every rank for this load.
+
+        Raises: EngineRefusal for more sessions than the engine serves, or a context too short for it.
+        """
         ...
 
     def report(self, load: Load, pool_bytes: int | None = None) -> dict[str, object]:

@@ -26,6 +26,8 @@ _MODULES = {
 }
 #: Other spellings people use.
 _ALIASES = {"llamacpp": "llama.cpp", "llama-server": "llama.cpp", "lm-studio": "lmstudio"}
+#: Engines that divide a model between GPUs by whole layers: several GPUs mean --pp, never --tp.
+LAYERWISE = frozenset(("llama.cpp", "ollama", "lmstudio"))
 
 
 def engine_names() -> tuple[str, ...]:

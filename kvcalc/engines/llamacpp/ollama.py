@@ -75,7 +75,7 @@ class OllamaPlanner(NamedTuple):
         self.plan(load)
         slots = self.server.settings.slots(-(-load.sessions // self.server.dp))
         found: dict[str, object] = {"num_ctx": load.context_tokens, "num_parallel": slots}
-        found |= self.server.report(load)
+        found |= self.server.report(load, pool_bytes)
         if pool_bytes is not None:
             found["steps"] = self._steps(load, pool_bytes)
         return found

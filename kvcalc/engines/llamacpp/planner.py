@@ -74,6 +74,7 @@ class LlamaCppPlanner(NamedTuple):
 
     placed: the rows of each GPU, then those of the host. window: cells a sliding layer must hold beside a batch.
     uneven: with a cache per slot, the graph needs batches that the slots divide.
+    layers, weight_bytes: of the model, for the question how many layers fit.
     """
 
     placed: tuple[tuple[Row, ...], ...]
@@ -86,6 +87,8 @@ class LlamaCppPlanner(NamedTuple):
     max_context: int | None
     dp: int
     causal: bool
+    layers: int
+    weight_bytes: int | None
     assumptions: tuple[str, ...]
     warnings: tuple[str, ...] = ()
     exactness: str = "exact"
@@ -208,7 +211,27 @@ class LlamaCppPlanner(NamedTuple):
             found["recurrent_cells"] = sizes.rows
         if self.placed[-1]:
             found["host_bytes"] = sum(tensor.bytes for tensor in self.tensors(self.placed[-1], sizes))
+        if pool_bytes is not None and self.weight_bytes is not None and len(self.placed) == 2:
+            found["max_n_gpu_layers"] = self._layers_that_fit(tuple(rows), sizes, pool_bytes + self.weight_bytes)
+            found["all_n_gpu_layers"] = self.layers + 1
         return found
+
+    def _layers_that_fit(self, rows: tuple[Row, ...], sizes: Sizes, room: int) -> int:
+        """Most layers, the output layer counted, whose weights and caches fit in `room` bytes of the GPU.
+
+        Weights are taken as equal parts; layers go to the GPU from the last one up, after the output layer.
+        """
+        cache = [0] * self.layers
+        for tensor in self.tensors(rows, sizes):
+            for layer in tensor.layers:
+                if layer < self.layers:
+                    cache[layer] += tensor.bytes // tensor.count
+        parts, weights, used = self.layers + 1, self.weight_bytes or 0, 0
+        for count in range(1, parts + 1):
+            used += cache[parts - count] if count > 1 else 0
+            if weights * count // parts + used > room:
+                return count - 1
+        return parts
 
 
 def _check_slots(slots: int, sessions: int, n_ctx: int) -> None:

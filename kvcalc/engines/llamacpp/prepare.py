@@ -44,6 +44,8 @@ def prepare(
         max_context=model.max_context,
         dp=setup.layout.dp,
         causal=model.facts.get("is_causal", True) is not False,
+        layers=len(model.layers),
+        weight_bytes=model.weights.bytes if model.weights is not None else None,
         assumptions=(*assumptions, *_assumptions(setup, settings, caches.rows, (key, value))),
         exactness=exactness,
     )
