@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from kvcalc.core.model import Model
 from kvcalc.core.plan import Load
 from kvcalc.document import model_from_document
 from kvcalc.engines.base import CacheDtypes, Setup
@@ -77,8 +78,12 @@ def summary() -> Any:
 
 def predict(path: Path, options: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What kvcalc says for a file and option sets of the library's names."""
-    model = model_from_document(import_gguf(path).document)
-    answers = []
+    return predicted(model_from_document(import_gguf(path).document), options)
+
+
+def predicted(model: Model, options: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What kvcalc says for a model."""
+    answers: list[dict[str, Any]] = []
     for asked in options:
         rest = dict(asked)
         key, value, slots = rest.pop("type_k"), rest.pop("type_v"), rest.pop("n_seq_max")
