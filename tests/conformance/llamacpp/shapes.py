@@ -84,7 +84,7 @@ def _every(layers: int, period: int, hit: int, miss: int = 0, offset: int | None
 
 
 _MIMO_FULL = (0, 5, 11, 17, 23, 29, 35, 41, 47)
-_NEMOTRON = "M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-"
+_NEMOTRON = "M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-"
 
 #: Real models: name -> (GGUF architecture, keys).
 REAL: dict[str, tuple[str, Keys]] = {

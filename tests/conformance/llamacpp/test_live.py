@@ -106,6 +106,8 @@ def differs(said: dict[str, Any], predicted: dict[str, Any]) -> bool:
         return any(said[name] != predicted.get(name) for name in SIZES)
     if "aborted" in said:
         return "aborts" not in predicted.get("refused", "")
+    if "refused" not in said:
+        return True
     reason = next((ours for words, ours in REASONS.items() if words in said["refused"]), None)
     return reason is None or reason not in predicted.get("refused", "")
 
