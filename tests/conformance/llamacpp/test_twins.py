@@ -1,4 +1,4 @@
-"""Shipped models (from config.json) against the library on their GGUF twin: both routes into the engine are one truth."""
+"""Shipped models (from config.json) against the library on their GGUF twin: both routes into the engine agree."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_live import differs, engine, predicted  # noqa: F401 - the fixture is used by name
-
 from gguf_bytes import gguf_bytes
-from kvcalc.registry import load_registry
 from live import LiveEngine, engine_options
 from options import fixed
 from shapes import CUT, REAL, metadata
+from test_live import differs, engine, predicted  # noqa: F401 - the fixture is used by name
+
+from kvcalc.registry import load_registry
 
 #: shipped model -> shape of `shapes.REAL` that its converter writes.
 TWINS = {
@@ -43,5 +43,5 @@ def test_a_shipped_model_equals_its_gguf_in_the_library(name: str, engine: LiveE
     options = options[:1] if TWINS[name] in CUT else options
     said = engine.ask(path, [engine_options(item) for item in options])
     ours = predicted(load_registry().model(name), options)
-    wrong = [(asked, answer, mine) for asked, answer, mine in zip(options, said, ours, strict=True) if differs(answer, mine)]
+    wrong = [row for row in zip(options, said, ours, strict=True) if differs(row[1], row[2])]
     assert not wrong, f"{len(wrong)} of {len(options)} differ, the first: {wrong[0]}"

@@ -39,7 +39,8 @@ class ModelParams(c.Structure):
 
     _fields_ = [
         ("devices", c.c_void_p), ("tensor_buft_overrides", c.c_void_p),
-        ("n_gpu_layers", c.c_int32), ("split_mode", c.c_int32), ("load_mode", c.c_int32), *([("lazy_mode", c.c_int32)] if NEW else []),
+        ("n_gpu_layers", c.c_int32), ("split_mode", c.c_int32), ("load_mode", c.c_int32),
+        *([("lazy_mode", c.c_int32)] if NEW else []),
         ("main_gpu", c.c_int32), ("tensor_split", c.c_void_p), ("progress_callback", c.c_void_p),
         ("progress_callback_user_data", c.c_void_p), ("kv_overrides", c.c_void_p),
         ("vocab_only", c.c_bool), ("check_tensors", c.c_bool), ("use_extra_bufts", c.c_bool), ("no_host", c.c_bool),
@@ -59,7 +60,8 @@ class ContextParams(c.Structure):
         ("yarn_ext_factor", c.c_float), ("yarn_attn_factor", c.c_float), ("yarn_beta_fast", c.c_float),
         ("yarn_beta_slow", c.c_float), ("yarn_orig_ctx", c.c_uint32), ("defrag_thold", c.c_float),
         ("cb_eval", c.c_void_p), ("cb_eval_user_data", c.c_void_p), ("type_k", c.c_int32), ("type_v", c.c_int32),
-        ("abort_callback", c.c_void_p), ("abort_callback_data", c.c_void_p), *([("moe_cache_size", c.c_uint64)] if NEW else []),
+        ("abort_callback", c.c_void_p), ("abort_callback_data", c.c_void_p),
+        *([("moe_cache_size", c.c_uint64)] if NEW else []),
         ("embeddings", c.c_bool), ("offload_kqv", c.c_bool), ("no_perf", c.c_bool), ("op_offload", c.c_bool),
         ("swa_full", c.c_bool), ("kv_unified", c.c_bool), ("samplers", c.c_void_p), ("n_samplers", c.c_size_t),
         ("ctx_other", c.c_void_p),
