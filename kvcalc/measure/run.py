@@ -1,0 +1,96 @@
+"""One rank among several: measure, report to rank 0, which makes the one answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from kvcalc.answers.common import Ask, prepare
+from kvcalc.errors import EXIT_CANNOT_MEASURE, KvcalcError, UsageError
+from kvcalc.measure import distributed
+from kvcalc.measure.answer import frame
+from kvcalc.measure.distributed import Place, Stopped, Stopping
+from kvcalc.measure.report import combine, measure_load
+from kvcalc.measure.torch_backend import Device
+from kvcalc.targets import Target
+
+
+def measure_ranks(
+    target: Target,
+    ask: Ask,
+    opened: Callable[[], Device],
+    at: Place,
+    stopping: Stopping,
+    *,
+    timeout_s: int = distributed.DEFAULT_TIMEOUT_S,
+) -> dict[str, Any] | None:
+    """This rank's part of a distributed measurement. Rank 0 gets the answer, the others None.
+
+    Raises: UsageError where the number of processes is not the layout's.
+    """
+    layout_ranks = (ask.tp or 1) * ask.pp * ask.dp
+    if layout_ranks != at.world:
+        raise UsageError(
+            f"{at.world} processes were started for a layout of {layout_ranks} ranks",
+            fix=f"torchrun --nproc-per-node {layout_ranks}, or --tp, --pp, --dp whose product is {at.world}",
+            field="tp",
+        )
+    message = _own(target, ask, opened, at, stopping)
+    store = distributed.open_store(timeout_s)
+    if at.rank != 0:
+        distributed.send(store, at, message, timeout_s=timeout_s)
+        return None
+    found = distributed.gather(store, at, message, stopping, timeout_s=timeout_s)
+    with suppress(RuntimeError):  # the launcher may be gone already
+        distributed.close(store)
+    return _one_answer(target, ask, found, at)
+
+
+def _own(target: Target, ask: Ask, opened: Callable[[], Device], at: Place, stopping: Stopping) -> dict[str, Any]:
+    """What this rank reports: its measurement, or why there is none."""
+    try:
+        stopping.interruptible(True)
+        ready = prepare(target, ask)
+        return {"record": measure_load(ready.planner, ready.load, opened(), rank=at.rank)}
+    except Stopped:
+        return {"error": "stopped by the launcher before it had measured"}
+    except KvcalcError as error:
+        return {"error": str(error)}
+    finally:
+        stopping.interruptible(False)
+
+
+def _one_answer(target: Target, ask: Ask, found: dict[int, dict[str, Any]], at: Place) -> dict[str, Any]:
+    """The ranks' reports side by side; ranks without one are named."""
+    ready = prepare(target, ask)
+    records = [message["record"] for message in found.values() if "record" in message]
+    ranks = [rank for record in records for rank in record["measured_ranks"]]
+    missing = [rank for rank in range(at.world) if "record" not in found.get(rank, {})]
+    device = records[0]["device"] if records else NO_DEVICE
+    answer = {**frame(ready, ask, cache="plan"), **combine(ranks, device, missing)}
+    answer["assumptions"].append(f"{at.world} processes, each measured its own rank's plan")
+    for rank in missing:
+        why = found.get(rank, {}).get("error", "ended, or was killed, before it reported")
+        answer["warnings"].append(f"rank {rank}: {why}")
+    return answer
+
+
+#: In place of a device where no rank could measure.
+NO_DEVICE: Any = {
+    "device": "none",
+    "name": "",
+    "total_bytes": None,
+    "driver": None,
+    "runtime": None,
+    "torch_version": "",
+    "allocator": "",
+    "context_bytes": None,
+}
+
+
+def exit_code(answer: dict[str, Any]) -> int:
+    """0 equal, 1 not equal, 4 when a rank could not measure."""
+    if answer["missing_ranks"]:
+        return EXIT_CANNOT_MEASURE
+    return 0 if answer["equal"] else 1
