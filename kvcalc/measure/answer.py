@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
 from typing import Any
 
 from kvcalc.answers.common import Ask, Prepared, engine_info, header, model_info, prepare
@@ -44,7 +43,7 @@ def measure(  # the parts of one command
 
 def frame(ready: Prepared, ask: Ask, *, cache: str) -> dict[str, Any]:
     """The fields of the answer that are not measured. `inputs.asked` is what `--check` asks again."""
-    inputs = {"target": ready.target.origin, "cache": cache, **ready.inputs, "asked": asdict(ask)}
+    inputs = {"target": ready.target.origin, "cache": cache, **ready.inputs, "asked": ask._asdict()}
     return {
         **header("measure", inputs),
         "model": model_info(ready.target),
@@ -90,7 +89,7 @@ def asked_again(inputs: dict[str, Any]) -> Ask:
     asked = dict(inputs.get("asked") or {})
     options = asked.pop("engine_options", ())
     try:
-        return replace(Ask(**asked), engine_options=tuple(options))
+        return Ask(**asked, engine_options=tuple(options))
     except TypeError:
         raise UsageError(
             "the saved answer asks with options that this version does not have", fix="measure again", field="asked"

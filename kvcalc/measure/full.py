@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kvcalc.core.capacity import last_that_fits, max_context, max_sessions
@@ -39,7 +38,7 @@ def until_full(
         return planner.plan(Load(tokens, load.sessions, load.encoder_tokens))
 
     def with_sessions(sessions: int) -> CachePlan:
-        return planner.plan(replace(load, sessions=sessions))
+        return planner.plan(Load(load.context_tokens, sessions, load.encoder_tokens))
 
     context = search.largest("context", with_tokens, MAX_TOKENS)
     sessions = search.largest("sessions", with_sessions, MAX_SESSIONS)
