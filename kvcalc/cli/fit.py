@@ -12,6 +12,6 @@ def run(given: Given) -> int:
     answer = fit(target, ask, given.gpu(ask, registry))
     code = EXIT_OK if answer["fits"] else EXIT_DOES_NOT_FIT
     if given.values["measure"]:
-        code = given.measure([(answer, target)], ask) or code
+        code = given.measure(answer, [answer], [target], ask) or code
     given.emit(answer)
     return code

@@ -94,8 +94,10 @@ class Given(NamedTuple):
             return self.gpu(ask, registry), []
         return registry.gpu(DEFAULT_GPU), [f"GPU {DEFAULT_GPU}: none was asked for (--gpu)"]
 
-    def measure(self, records: Sequence[tuple[dict[str, Any], Target]], ask: Ask) -> int:
-        """Allocate what each record predicts and put the measurement there: the exit code.
+    def measure(
+        self, answer: dict[str, Any], records: Sequence[dict[str, Any]], targets: Sequence[Target], ask: Ask
+    ) -> int:
+        """Allocate what each record of the answer predicts and put the measurement there: the exit code.
 
         Raises: CannotMeasure.
         """
@@ -103,8 +105,11 @@ class Given(NamedTuple):
         from kvcalc.measure.devices import open_device
 
         device = open_device(self.values["device"])
-        equal = [attach(record, target, ask, device) for record, target in records]
-        return EXIT_OK if all(equal) else EXIT_DOES_NOT_FIT
+        for record, target in zip(records, targets, strict=True):
+            name = f"{target.model.name}: " if record is not answer else ""
+            said = attach(record, target, ask, device)
+            answer["assumptions"] = [*answer["assumptions"], *(f"{name}{note}" for note in said)]
+        return EXIT_OK if all(record["measured"]["equal"] for record in records) else EXIT_DOES_NOT_FIT
 
     def emit(self, answer: Mapping[str, Any]) -> None:
         """Print the answer in the format asked for.

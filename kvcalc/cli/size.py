@@ -12,6 +12,6 @@ def run(given: Given) -> int:
         registry.gpu(ask.gpu)
     target = given.target(registry)
     answer = size(target, ask)
-    code = given.measure([(answer, target)], ask) if given.values["measure"] else EXIT_OK
+    code = given.measure(answer, [answer], [target], ask) if given.values["measure"] else EXIT_OK
     given.emit(answer)
     return code

@@ -123,11 +123,15 @@ COMMANDS: dict[str, Spec] = {
         (
             *_CACHE,
             *_DEVICE,
-            Opt("full", ("--until-full",), "", "Find the largest context and session count by allocating.", switch=True),
+            Opt(
+                "full", ("--until-full",), "", "Find the largest context and session count by allocating.", switch=True
+            ),
             Opt("limit", ("--limit",), "SIZE", "Memory that --until-full may take, like 2GiB (default: what is free)."),
             Opt("cache", ("--cache",), "NAME", "plan, or transformers: fill that library's own cache classes."),
             Opt("save", ("--save",), "FILE", "Keep the answer as JSON."),
-            Opt("check", ("--check",), "", "TARGET is a saved answer: compare today's prediction with it.", switch=True),
+            Opt(
+                "check", ("--check",), "", "TARGET is a saved answer: compare today's prediction with it.", switch=True
+            ),
             Opt("timeout", ("--timeout",), "SECONDS", "How long rank 0 waits for the other ranks (default 300)."),
             *_MODELS,
             *_OUTPUT,

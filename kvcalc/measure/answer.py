@@ -57,28 +57,23 @@ def frame(ready: Prepared, ask: Ask, *, cache: str) -> dict[str, Any]:
 
 def notes(plan: CachePlan, *, rank: int | None = None) -> list[str]:
     """What of the plan was allocated once for several ranks, or not at all."""
-    said = []
-    for group in plan.ranks if rank is None else ():
-        if len(group.ranks) > 1:
-            said.append(f"{len(group.ranks)} ranks hold equal tensors: allocated once ({gib(group.bytes)} each)")
+    equal = [group for group in plan.ranks if len(group.ranks) > 1] if rank is None else []
+    said = [f"{len(group.ranks)} ranks hold equal tensors: allocated once ({gib(group.bytes)})" for group in equal]
     host = getattr(plan, "host", None)
     if host is not None and host.bytes:
         said.append(f"{gib(host.bytes)} that the engine keeps in the host's memory are not measured")
     return said
 
 
-def attach(record: dict[str, Any], target: Target, ask: Ask, device: Device) -> bool:
-    """Measure what a size, fit or compare record predicts, put it there, and say whether it is equal.
+def attach(record: dict[str, Any], target: Target, ask: Ask, device: Device) -> list[str]:
+    """Measure what a size, fit or compare record predicts and put it there; what has to be said beside it.
 
     Raises: CannotMeasure.
     """
     layout = record.get("layout")
     ready = prepare(target, ask, tp=layout["tp"] if layout else None)
-    measured = measure_load(ready.planner, ready.load, device)
-    for key in ("assumptions",):
-        record[key] = [*record[key], *notes(ready.planner.plan(ready.load))]
-    record["measured"] = measured
-    return measured["equal"]
+    record["measured"] = measure_load(ready.planner, ready.load, device)
+    return notes(ready.planner.plan(ready.load))
 
 
 def asked_again(inputs: dict[str, Any]) -> Ask:

@@ -112,9 +112,10 @@ class CudaDevice:
         self.name = f"cuda:{index}"
         self._properties = cuda.get_device_properties(index)
         uuid = str(getattr(self._properties, "uuid", ""))
-        used, self._driver = _driver_view().get(uuid, (None, None))
+        seen = _driver_view().get(uuid)
+        self._driver = None if seen is None else seen[1]
         self._start()
-        self.context_bytes = None if used is None else max((self.used_bytes() or 0) - used, 0)
+        self.context_bytes = None if seen is None else max((self.used_bytes() or 0) - seen[0], 0)
 
     def _start(self) -> None:
         """Build the context and load the fill kernel before anything is counted."""
@@ -155,7 +156,10 @@ class CudaDevice:
         return simulate(sizes).reserved_bytes
 
     def expected(self, sizes: Iterable[int]) -> tuple[int, int] | None:
-        return tuple(simulate(sizes)) if self._usual() else None
+        if not self._usual():
+            return None
+        found = simulate(sizes)
+        return found.allocated_bytes, found.reserved_bytes
 
     @contextmanager
     def hold(self, limit_bytes: int | None = None) -> Iterator[Held]:

@@ -20,9 +20,7 @@ def open_device(name: str | None = None, *, local_rank: int = 0, local_ranks: in
     """
     match = _NAME.fullmatch(name.strip().lower()) if name is not None else None
     if name is not None and match is None:
-        raise UsageError(
-            f"unknown device {short(name)}", fix="one of: cuda, cuda:N, cpu", field="device", value=name
-        )
+        raise UsageError(f"unknown device {short(name)}", fix="one of: cuda, cuda:N, cpu", field="device", value=name)
     torch = import_torch()
     if match is not None and not match[0].startswith("cuda"):
         return CpuDevice(match[0], share=local_ranks)

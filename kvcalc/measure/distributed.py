@@ -12,7 +12,7 @@ import signal
 import time
 from datetime import timedelta
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from kvcalc.errors import CannotMeasure, UsageError
 from kvcalc.measure.torch_backend import import_torch
@@ -24,7 +24,7 @@ _VERDICT = "kvcalc/verdict"
 
 
 class Place(NamedTuple):
-    """This process among all: global rank of `world`, and its place on this machine."""
+    """One process among all: global rank of `world`, and its place on this machine."""
 
     rank: int
     world: int
@@ -64,7 +64,7 @@ class Stopping:
         self._raise = False
         self._before: Any = None
 
-    def __enter__(self) -> Stopping:
+    def __enter__(self) -> Self:
         self._before = signal.signal(signal.SIGTERM, self._stop)
         return self
 

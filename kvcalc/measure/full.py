@@ -112,7 +112,8 @@ class _Search:
         # The answer itself once more, every page written: memory that is there, not only promised.
         if low and not works(low, touch=True):
             raise CannotMeasure(
-                f"{what} {low:,} allocates, but its memory cannot be filled", fix="something else took the memory: retry"
+                f"{what} {low:,} allocates, but its memory cannot be filled",
+                fix="something else took the memory: retry",
             )
         return low
 

@@ -1,4 +1,4 @@
-"""This machine's memory: how much may be taken without being killed, how much this process holds."""
+"""The machine's memory: how much may be taken without being killed, how much this process holds."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kvcalc.core.capacity import last_that_fits
 from kvcalc.core.plan import CachePlan, Load, Planner, RankPlan, Tensor
@@ -140,8 +140,3 @@ def combine(ranks: list[MeasuredRank], device: DeviceInfo, missing: Sequence[int
 def _sum(values: Sequence[int | None]) -> int | None:
     known = [value for value in values if value is not None]
     return sum(known) if known and len(known) == len(values) else None
-
-
-def attach(record: dict[str, Any], measured: MeasureRecord) -> None:
-    """Put a measurement beside the numbers of a size, fit or compare record."""
-    record["measured"] = measured

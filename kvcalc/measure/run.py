@@ -25,7 +25,7 @@ def measure_ranks(
     *,
     timeout_s: int = distributed.DEFAULT_TIMEOUT_S,
 ) -> dict[str, Any] | None:
-    """This rank's part of a distributed measurement. Rank 0 gets the answer, the others None.
+    """One rank's part of a distributed measurement. Rank 0 gets the answer, the others None.
 
     Raises: UsageError where the number of processes is not the layout's.
     """

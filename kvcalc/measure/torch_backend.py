@@ -202,7 +202,7 @@ class CpuHeld:
 
 
 class CpuDevice:
-    """This machine's memory (`cpu`), or no memory at all (`meta`: shapes and storages only)."""
+    """The machine's memory (`cpu`), or no memory at all (`meta`: shapes and storages only)."""
 
     def __init__(self, name: str = "cpu", *, share: int = 1) -> None:
         """share: processes that divide the memory between them."""

@@ -59,7 +59,7 @@ def compare_page(answer: Answer) -> Page:
     records = answer["results"]
     most = max(record["per_session_bytes"] for record in records)
     inputs = answer["inputs"]
-    columns = (
+    columns: tuple[Column, ...] = (
         Column(title="model", key="model", style="name"),
         Column(title="attention", key="kinds", style="dim", drop=3),
         Column(title="B/token", key="marginal_bytes_per_token", right=True),

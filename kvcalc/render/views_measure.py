@@ -162,5 +162,7 @@ def _full(full: Answer) -> Sheet:
         )
         for title, key in (("max context", "max_context_tokens"), ("max sessions", "max_sessions"))
     )
-    lead = (f"limit {full['limit_bytes']:,} B = {gib(full['limit_bytes'])} ({full['limit_is']}), {full['tries']} tries",)
+    lead = (
+        f"limit {full['limit_bytes']:,} B = {gib(full['limit_bytes'])} ({full['limit_is']}), {full['tries']} tries",
+    )
     return Sheet(lead=lead, columns=columns, rows=rows)
