@@ -100,11 +100,11 @@ def open_store(timeout_s: int) -> Any:
     return store
 
 
-def send(store: Any, at: Place, message: dict[str, Any], *, timeout_s: int) -> None:
+def send(store: Any, at: Place, message: dict[str, Any], stopping: Stopping, *, timeout_s: int) -> None:
     """Hand this rank's report to rank 0 and wait until it has spoken, so that the launcher ends nobody early."""
     store.set(_key(at.rank), json.dumps(message))
     ends = time.monotonic() + 2 * timeout_s
-    while time.monotonic() < ends and not store.check([_VERDICT]):
+    while not stopping.asked and time.monotonic() < ends and not store.check([_VERDICT]):
         time.sleep(_POLL_S)
 
 

@@ -39,12 +39,13 @@ def measure_ranks(
     message = _own(target, ask, opened, at, stopping)
     store = distributed.open_store(timeout_s)
     if at.rank != 0:
-        distributed.send(store, at, message, timeout_s=timeout_s)
+        distributed.send(store, at, message, stopping, timeout_s=timeout_s)
         return None
     found = distributed.gather(store, at, message, stopping, timeout_s=timeout_s)
     with suppress(RuntimeError):  # the launcher may be gone already
         distributed.close(store)
-    return _one_answer(target, ask, found, at)
+    silent = "ended, or was killed, before it reported" if stopping.asked else f"no report within {timeout_s} s"
+    return _one_answer(target, ask, found, at, silent=silent)
 
 
 def _own(target: Target, ask: Ask, opened: Callable[[], Device], at: Place, stopping: Stopping) -> dict[str, Any]:
@@ -61,8 +62,10 @@ def _own(target: Target, ask: Ask, opened: Callable[[], Device], at: Place, stop
         stopping.interruptible(False)
 
 
-def _one_answer(target: Target, ask: Ask, found: dict[int, dict[str, Any]], at: Place) -> dict[str, Any]:
-    """The ranks' reports side by side; ranks without one are named."""
+def _one_answer(
+    target: Target, ask: Ask, found: dict[int, dict[str, Any]], at: Place, *, silent: str
+) -> dict[str, Any]:
+    """The ranks' reports side by side; ranks without one are named. silent: what is said of those."""
     ready = prepare(target, ask)
     records = [message["record"] for message in found.values() if "record" in message]
     ranks = [rank for record in records for rank in record["measured_ranks"]]
@@ -71,8 +74,7 @@ def _one_answer(target: Target, ask: Ask, found: dict[int, dict[str, Any]], at: 
     answer = {**frame(ready, ask, cache="plan"), **combine(ranks, device, missing)}
     answer["assumptions"].append(f"{at.world} processes, each measured its own rank's plan")
     for rank in missing:
-        why = found.get(rank, {}).get("error", "ended, or was killed, before it reported")
-        answer["warnings"].append(f"rank {rank}: {why}")
+        answer["warnings"].append(f"rank {rank}: {found.get(rank, {}).get('error', silent)}")
     return answer
 
 
