@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 #: Settings of the allocator that change its rounding; with one of them set the rounding is not predicted.
 _SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 _UNCACHED = "PYTORCH_NO_CUDA_MEMORY_CACHING"
+#: What opening each device took: only the first opening of a process builds its context.
+_CONTEXTS: dict[str, int | None] = {}
 _STATS = ("requested_bytes", "allocated_bytes", "reserved_bytes")
 
 
@@ -115,7 +117,8 @@ class CudaDevice:
         seen = _driver_view().get(uuid)
         self._driver = None if seen is None else seen[1]
         self._start()
-        self.context_bytes = None if seen is None else max((self.used_bytes() or 0) - seen[0], 0)
+        grown = None if seen is None else max((self.used_bytes() or 0) - seen[0], 0)
+        self.context_bytes = _CONTEXTS.setdefault(self.name, grown)
 
     def _start(self) -> None:
         """Build the context and load the fill kernel before anything is counted."""

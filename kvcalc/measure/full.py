@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, TypedDict
 
 from kvcalc.core.capacity import last_that_fits, max_context, max_sessions
 from kvcalc.core.plan import CachePlan, Load, Planner, RankPlan
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 #: Without --limit: left free on a card for kernels and other processes.
 HEADROOM_BYTES = 256 * MIB
 
+#: Memory that tensors of these sizes take.
+Need = Callable[[Iterable[int]], int]
 #: Called before every try: what is searched, the load of this try, how many tries there were.
 Progress = Callable[[str, int, int], None]
 
@@ -42,23 +44,49 @@ def until_full(
 
     context = search.largest("context", with_tokens, MAX_TOKENS)
     sessions = search.largest("sessions", with_sessions, MAX_SESSIONS)
-    predicted_context = search.predicted(with_tokens, MAX_TOKENS)
-    predicted_sessions = search.predicted(with_sessions, MAX_SESSIONS)
+    return compare(
+        planner,
+        load,
+        device.need_bytes,
+        {"limit_bytes": limit, "limit_is": limit_is, "tries": search.tries},
+        found=(context, sessions),
+    )
+
+
+class _Run(TypedDict):
+    limit_bytes: int
+    limit_is: str
+    tries: int
+
+
+def compare(
+    planner: Planner, load: Load, need_bytes: Need, run: _Run, *, found: tuple[int | None, int | None]
+) -> FullRecord:
+    """The boundaries (context, sessions) that were found, beside what the plan and the allocator's rules predict."""
+    limit = run["limit_bytes"]
+
+    def need(plan: CachePlan) -> int:
+        return max(need_bytes(sizes_of(rank.tensors)) for rank in plan.ranks)
+
+    tokens = last_that_fits(
+        lambda n: need(planner.plan(Load(n, load.sessions, load.encoder_tokens))), limit, MAX_TOKENS
+    )
+    sessions = last_that_fits(
+        lambda n: need(planner.plan(Load(load.context_tokens, n, load.encoder_tokens))), limit, MAX_SESSIONS
+    )
     return {
-        "limit_bytes": limit,
-        "limit_is": limit_is,
-        "max_context_tokens": context,
-        "predicted_max_context_tokens": predicted_context,
+        **run,
+        "max_context_tokens": found[0],
+        "predicted_max_context_tokens": tokens,
         "formula_max_context_tokens": max_context(
             planner, limit, sessions=load.sessions, encoder_tokens=load.encoder_tokens
         ),
-        "max_sessions": sessions,
-        "predicted_max_sessions": predicted_sessions,
+        "max_sessions": found[1],
+        "predicted_max_sessions": sessions,
         "formula_max_sessions": max_sessions(
             planner, limit, context_tokens=load.context_tokens, encoder_tokens=load.encoder_tokens
         ),
-        "tries": search.tries,
-        "equal": (context, sessions) == (predicted_context, predicted_sessions),
+        "equal": found == (tokens, sessions),
     }
 
 
@@ -129,11 +157,3 @@ class _Search:
         except OutOfRoom:
             return False
         return True
-
-    def predicted(self, plan_of: Callable[[int], CachePlan], most: int) -> int | None:
-        """The same boundary by the allocator's rules, nothing allocated."""
-
-        def need(n: int) -> int:
-            return max(self._device.need_bytes(sizes_of(plan.tensors)) for plan in plan_of(n).ranks)
-
-        return last_that_fits(need, self._limit, most)

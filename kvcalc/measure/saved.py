@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from kvcalc.answers.common import prepare
 from kvcalc.core.plan import RankPlan, Tensor
 from kvcalc.errors import UsageError
+from kvcalc.measure.allocator import simulate
 from kvcalc.measure.answer import asked_again, frame
+from kvcalc.measure.full import compare
 from kvcalc.measure.report import combine
 from kvcalc.registry import Registry
 from kvcalc.targets import load_target
@@ -71,7 +73,18 @@ def check(path: str, registry: Registry) -> dict[str, Any]:
     answer = {**frame(ready, ask, cache=saved["cache"]), **measured}
     answer["assumptions"].append(f"measured by kvcalc {saved['kvcalc_version']} on {saved['measured_at']}")
     if "until_full" in saved:
-        answer["until_full"] = saved["until_full"]
+        then = saved["until_full"]
+        # The rules of the allocator that was there then, which no device is needed for.
+        cuda = saved["device"]["device"].startswith("cuda")
+        again = compare(
+            ready.planner,
+            ready.load,
+            (lambda sizes: simulate(sizes).reserved_bytes) if cuda else sum,
+            {"limit_bytes": then["limit_bytes"], "limit_is": then["limit_is"], "tries": then["tries"]},
+            found=(then["max_context_tokens"], then["max_sessions"]),
+        )
+        answer["until_full"] = again
+        answer["equal"] = answer["equal"] and again["equal"]
     return answer
 
 
