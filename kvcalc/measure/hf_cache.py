@@ -245,7 +245,8 @@ class _Layer:
     def stored_bytes(self) -> int:
         """All storages of the layer, each once."""
         found = [self.held_by(tensor).untyped_storage() for tensor in self.tensors()]
-        return sum({storage.data_ptr(): storage.nbytes() for storage in found}.values())
+        # _cdata is the storage itself: addresses are all zero on `meta`.
+        return sum({storage._cdata: int(storage.nbytes()) for storage in found}.values())  # noqa: SLF001
 
     def counter_bytes(self, device: str) -> int:
         """Lengths and windows that the layer keeps as tensors on this device."""

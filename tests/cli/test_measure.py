@@ -91,7 +91,9 @@ def test_every_format_shows_it(command: str, shape: str, model: str, capsys: pyt
         assert "EQUAL: 2,048,000 B predicted and measured" in out
 
 
-def test_a_difference_is_exit_1(model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_difference_is_exit_1(
+    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An engine whose plan lies by one byte: NOT EQUAL, and how far."""
     from kvcalc.engines.ideal import IdealPlanner
 
@@ -110,9 +112,9 @@ def test_a_difference_is_exit_1(model: str, capsys: pytest.CaptureFixture[str], 
 
 def test_until_full(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     """2,048 bytes a token under 10,000,000 bytes: 4,882 tokens, 4 sessions of 1,000."""
-    found = answer(
-        capsys, "measure", model, "-c", "1000", "--until-full", "--limit", "10000000", "--device", "cpu"
-    )["until_full"]
+    found = answer(capsys, "measure", model, "-c", "1000", "--until-full", "--limit", "10000000", "--device", "cpu")[
+        "until_full"
+    ]
     assert (found["max_context_tokens"], found["predicted_max_context_tokens"]) == (4882, 4882)
     assert (found["max_sessions"], found["predicted_max_sessions"]) == (4, 4)
 

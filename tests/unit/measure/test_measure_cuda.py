@@ -164,7 +164,7 @@ def test_devices_that_are_not_there(torch: StandIn) -> None:
 
 
 def test_until_full_is_the_allocators_boundary(torch: StandIn) -> None:
-    """Under 40 MiB four tensors fit in segments of 10 MiB: 81,920 tokens each, as by bytes alone; the cap is put back."""
+    """Under 40 MiB four tensors fit in segments of 10 MiB: 81,920 tokens, as by bytes alone; the cap is put back."""
     found = until_full(prepared(), Load(100), CudaDevice(0, torch), limit_bytes=40 * MIB)
     assert found["max_context_tokens"] == found["predicted_max_context_tokens"] == 81920
     assert found["formula_max_context_tokens"] == 81920

@@ -209,7 +209,7 @@ def test_nothing_stays_allocated(
 def test_memory_that_vanishes_meanwhile(cpu: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process takes the memory while tensors are allocated: stopped before the system kills somebody."""
     rooms = iter([2**40, 2**40, 2**20])
-    monkeypatch.setattr(torch_backend.host, "available_bytes", lambda: next(rooms, 2**20))
+    monkeypatch.setattr("kvcalc.measure.host.available_bytes", lambda: next(rooms, 2**20))
     tensors = [Tensor("key", "gqa", "a", "linear", (0,), 4, 1, (1, 2**27), "int8", 2**29)]
     with pytest.raises(CannotMeasure, match="left"):
         measure_rank(RankPlan((0,), tensors, 2**29), cpu)

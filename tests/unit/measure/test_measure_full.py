@@ -21,7 +21,11 @@ BF16 = CacheDtypes(
 GQA = {"kind": "gqa", "heads": 8, "groups": 2, "head_dim": 64}
 MODELS: dict[str, dict[str, Any]] = {
     "plain": {"layers": 4, "attention": GQA},
-    "windowed": {"layers": 6, "attention": {"local": {**GQA, "window": 512}, "global": GQA}, "pattern": ["local", "global"]},
+    "windowed": {
+        "layers": 6,
+        "attention": {"local": {**GQA, "window": 512}, "global": GQA},
+        "pattern": ["local", "global"],
+    },
     "only windows": {"layers": 3, "attention": {**GQA, "window": 256}},
     "compressed": {
         "layers": 3,
