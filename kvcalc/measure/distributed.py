@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import time
+from contextlib import suppress
 from datetime import timedelta
 from types import FrameType
 from typing import Any, NamedTuple, Self
@@ -116,9 +117,10 @@ def gather(
     ends = time.monotonic() + timeout_s
     while len(found) < at.world:
         over = stopping.asked or time.monotonic() > ends
-        for rank in range(at.world):
-            if rank not in found and store.check([_key(rank)]):
-                found[rank] = json.loads(store.get(_key(rank)))
+        with suppress(RuntimeError):  # the launcher, and its store with it, may be gone
+            for rank in range(at.world):
+                if rank not in found and store.check([_key(rank)]):
+                    found[rank] = json.loads(store.get(_key(rank)))
         if over:
             break
         time.sleep(_POLL_S)

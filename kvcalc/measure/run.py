@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from kvcalc.answers.common import Ask, prepare
-from kvcalc.errors import EXIT_CANNOT_MEASURE, KvcalcError, UsageError
+from kvcalc.errors import EXIT_CANNOT_MEASURE, CannotMeasure, KvcalcError, UsageError
 from kvcalc.measure import distributed
 from kvcalc.measure.answer import frame
 from kvcalc.measure.distributed import Place, Stopped, Stopping
@@ -37,13 +37,19 @@ def measure_ranks(
             field="tp",
         )
     message = _own(target, ask, opened, at, stopping)
-    store = distributed.open_store(timeout_s)
-    if at.rank != 0:
-        distributed.send(store, at, message, stopping, timeout_s=timeout_s)
-        return None
-    found = distributed.gather(store, at, message, stopping, timeout_s=timeout_s)
-    with suppress(RuntimeError):  # the launcher may be gone already
-        distributed.close(store)
+    try:
+        store = distributed.open_store(timeout_s)
+    except CannotMeasure:
+        if at.rank != 0 or not stopping.asked:
+            raise
+        found = {at.rank: message}  # the launcher, and its store with it, is gone: report what there is
+    else:
+        if at.rank != 0:
+            distributed.send(store, at, message, stopping, timeout_s=timeout_s)
+            return None
+        found = distributed.gather(store, at, message, stopping, timeout_s=timeout_s)
+        with suppress(RuntimeError):
+            distributed.close(store)
     silent = "ended, or was killed, before it reported" if stopping.asked else f"no report within {timeout_s} s"
     return _one_answer(target, ask, found, at, silent=silent)
 
@@ -51,9 +57,10 @@ def measure_ranks(
 def _own(target: Target, ask: Ask, opened: Callable[[], Device], at: Place, stopping: Stopping) -> dict[str, Any]:
     """What this rank reports: its measurement, or why there is none."""
     try:
-        stopping.interruptible(True)
         ready = prepare(target, ask)
-        return {"record": measure_load(ready.planner, ready.load, opened(), rank=at.rank)}
+        device = opened()  # loads torch, which must not be interrupted half-way
+        stopping.interruptible(True)
+        return {"record": measure_load(ready.planner, ready.load, device, rank=at.rank)}
     except Stopped:
         return {"error": "stopped by the launcher before it had measured"}
     except KvcalcError as error:
