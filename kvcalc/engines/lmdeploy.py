@@ -18,6 +18,7 @@ from kvcalc.core.component import Component, Constant
 from kvcalc.core.model import Model
 from kvcalc.core.plan import CachePlan, Layout, Load, RankPlan, Tensor
 from kvcalc.engines.base import Option, Setup
+from kvcalc.engines.classes import class_of
 from kvcalc.errors import EngineRefusal
 from kvcalc.units import ceil_div
 
@@ -251,7 +252,7 @@ class LmdeployEngine:
 
         Raises: EngineRefusal.
         """
-        name = _class_of(model)
+        name = class_of(model)
         _check(model, setup, name)
         launch = _launch(model, setup)
         blocks, states = _read(model, name, launch, setup.layout.tp)
@@ -273,11 +274,6 @@ class LmdeployEngine:
             warnings=(),
             period_tokens=launch.block,
         )
-
-
-def _class_of(model: Model) -> str | None:
-    named = model.facts.get("architectures")
-    return named.split(",")[0] if isinstance(named, str) and named else None
 
 
 def _components(model: Model) -> list[Component]:

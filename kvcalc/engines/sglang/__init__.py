@@ -111,6 +111,8 @@ def _check_page(geometry: Geometry, settings: Settings) -> None:
 
 def _assumptions(setup: Setup, geometry: Geometry, settings: Settings) -> tuple[str, ...]:
     found = ["the pool is SGLang's KV budget: free memory after weights less (1 - mem_fraction_static) of it at start"]
+    if setup.options.get("mem_fraction_static") is not None:
+        found.append("mem_fraction_static decides the budget, and the budget is what is given: it changes nothing here")
     if setup.options.get("page_size") is None:
         found.append(f"page_size {settings.page}: the attention backend of a real GPU may choose another")
     if geometry.name is None:
