@@ -61,6 +61,7 @@ class SglangEngine:
             assumptions=_assumptions(setup, geometry, settings),
             warnings=_warnings(model, geometry, settings),
             period_tokens=settings.page * (1000 if windows else 1),
+            exactness="estimate" if geometry.name in classes.UNRECORDED else "exact",
             saturation_tokens=4 * max(windows, default=0) + 16 * settings.page,
         )
 
@@ -115,6 +116,8 @@ def _assumptions(setup: Setup, geometry: Geometry, settings: Settings) -> tuple[
         found.append("mem_fraction_static decides the budget, and the budget is what is given: it changes nothing here")
     if setup.options.get("page_size") is None:
         found.append(f"page_size {settings.page}: the attention backend of a real GPU may choose another")
+    if geometry.name in classes.UNRECORDED:
+        found.append(f"the rules for {geometry.name} were read from SGLang's source; no recorded cell confirms them")
     if geometry.name is None:
         found.append("the file names no architectures: SGLang's general rules, no sliding pools")
     if geometry.state is not None:

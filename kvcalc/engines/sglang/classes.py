@@ -78,7 +78,7 @@ GraniteMoeSWAForCausalLM IQuestQ1ForCausalLM MiMoV2ForCausalLM MiMoV2FlashForCau
 Step3p7ForConditionalGeneration Gemma4ForCausalLM Gemma4ForConditionalGeneration Gemma4UnifiedForConditionalGeneration
 DiffusionGemmaForBlockDiffusion LagunaForCausalLM MellumForCausalLM MuseGlimmerForCausalLM
 MuseGlimmerForConditionalGeneration MuseSparkForConditionalGeneration InklingForConditionalGeneration
-UnlimitedOCRForCausalLM Spark2_5ForCausalLM
+UnlimitedOCRForCausalLM Spark2_5ForCausalLM Dots3NoteForCausalLM
 """
 )
 #: Of those, the sliding pool has heads and widths of its own: `is_hybrid_swa_compress`.
@@ -115,6 +115,8 @@ GlmMoeDsaForCausalLM Glm5NextForConditionalGeneration LongcatFlashForCausalLM Do
 """
 )
 INDEXED_HEADS = frozenset({"MiniMaxM3SparseForCausalLM", "MiniMaxM3SparseForConditionalGeneration"})
+#: Rules read from SGLang's source only; no recorded cell confirms them.
+UNRECORDED = frozenset({"InklingForConditionalGeneration", "Dots3NoteForCausalLM"})
 COMPRESSED = frozenset({"DeepseekV4ForCausalLM"})
 #: Classes that read `mamba_ssm_dtype` of the config; the others keep float32 states: `mamba2_cache_params`.
 STATE_DTYPE_FROM_CONFIG = _names(

@@ -142,7 +142,8 @@ def read_geometry(model: Model, *, attn_tp: int, pp: int, hybrid_swa: bool) -> G
     swa = hybrid_swa and name in classes.SLIDING and any(a.window for r in rows for a in r.attention)
     full, sliding = (None, None) if compressed else _two_shapes(rows, swa=swa)
     _check(name, rows, full, latent=latent, compressed=compressed)
-    state = _state(model, attn_tp)
+    inkling = name == "InklingForConditionalGeneration"
+    state = _inkling_state(model, full, sliding, attn_tp) if inkling else _state(model, attn_tp)
     indexed = any(a.index_dim for row in rows for a in row.attention)
     bounds = pp_bounds(len(rows), pp)
     if pp > len(rows):
@@ -259,12 +260,10 @@ def _check(
             fix="the model file and the class disagree, or kvcalc has no rule for this class",
             field="architectures",
         )
-    if latent and any(item.window for row in rows for item in row.attention):
+    if latent and name not in classes.SLIDING and any(item.window for row in rows for item in row.attention):
         raise EngineRefusal(f"sliding latent layers of {name} are not modelled for SGLang", fix=_FACT_FIX)
     if not compressed and any(row.ratio for row in rows):
         raise EngineRefusal(f"compressed attention is not modelled for {name} in SGLang", fix=_FACT_FIX)
-    if name == "InklingForConditionalGeneration":
-        raise EngineRefusal("Inkling's convolution states are not modelled for SGLang", fix=_FACT_FIX)
 
 
 def _stage(rows: tuple[Layer, ...], start: int, stop: int, two_pools: bool) -> Stage:
@@ -285,6 +284,21 @@ def _stage(rows: tuple[Layer, ...], start: int, stop: int, two_pools: bool) -> S
         states=tuple(i for i in range(start, stop) if rows[i].has_state),
         ratios=tuple(row.ratio for row in rows[start:stop]),
     )
+
+
+def _inkling_state(model: Model, full: Attention | None, sliding: Attention | None, tp: int) -> State:
+    """Six convolutions in every layer: over K and V of full and of sliding heads, and twice over the hidden state.
+
+    Whole heads per rank, copied once ranks outnumber them; the hidden state is not divided.
+    Source: srt/configs/inkling.py `mamba2_cache_params` without scattered convolutions.
+    """
+    convs = [part for kind in model.blocks.values() for part in kind.lower() if part.role == "conv"]
+    taps = max((part.law.count for part in convs if isinstance(part.law, Constant)), default=0)
+    found = []
+    for shape in (full, sliding):
+        if shape is not None:
+            found += [(taps, max(1, shape.heads // tp) * shape.key_dim)] * 2
+    return State(conv=(*found, *[(taps, model.hidden_size or 0)] * 2), temporal=(0,))
 
 
 def _state(model: Model, tp: int) -> State | None:
