@@ -11,7 +11,7 @@ pytorch/models/module_map.py (which models exist).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 
 from kvcalc.core.component import Component, Constant
@@ -19,6 +19,7 @@ from kvcalc.core.model import Model
 from kvcalc.core.plan import CachePlan, Layout, Load, RankPlan, Tensor
 from kvcalc.engines.base import Option, Setup
 from kvcalc.engines.classes import class_of
+from kvcalc.engines.lmdeploy_models import EXPANDED, NATIVE, NOT_MODELLED
 from kvcalc.errors import EngineRefusal
 from kvcalc.units import ceil_div
 
@@ -42,31 +43,6 @@ POLICIES = {
     42: (2, 4, 2, 1),
 }
 _BY_DTYPE = {"int4": 4, "int8": 8, "fp8_e4m3": 16, "fp8_e5m2": 17}
-
-#: Language models of pytorch/models/module_map.py.
-_NATIVE_TEXT = """
-BaiChuanForCausalLM BaichuanForCausalLM ChatGLMForConditionalGeneration ChatGLMModel CogVLMForCausalLM
-DeepseekForCausalLM DeepseekV2ForCausalLM DeepseekV3ForCausalLM DeepseekVLV2ForCausalLM Gemma2ForCausalLM
-Gemma3ForCausalLM Gemma3ForConditionalGeneration GemmaForCausalLM Glm4ForCausalLM Glm4MoeForCausalLM
-Glm4MoeLiteForCausalLM Glm4vForConditionalGeneration GptOssForCausalLM HYV3ForCausalLM InternLM2ForCausalLM
-InternLM2VEForCausalLM InternLM3ForCausalLM InternLMForCausalLM InternS1ForConditionalGeneration
-InternS1ProForConditionalGeneration InternS2PreviewForConditionalGeneration InternVLChatModel
-InternVLForConditionalGeneration KimiK25ForConditionalGeneration Kimi_K25ForConditionalGeneration
-Llama4ForConditionalGeneration LlamaForCausalLM LlavaForConditionalGeneration LlavaNextForConditionalGeneration
-MiniCPM3ForCausalLM MiniCPMV MistralForCausalLM MixtralForCausalLM Phi3ForCausalLM Phi3VForCausalLM PhiMoEForCausalLM
-QWenLMHeadModel Qwen2ForCausalLM Qwen2MoeForCausalLM Qwen2VLForConditionalGeneration
-Qwen2_5_VLForConditionalGeneration Qwen3ForCausalLM Qwen3MoeForCausalLM Qwen3NextForCausalLM
-Qwen3OmniMoeForConditionalGeneration Qwen3VLForConditionalGeneration Qwen3VLMoeForConditionalGeneration
-Qwen3_5ForConditionalGeneration Qwen3_5MoeForConditionalGeneration SDARForCausalLM SDARMoeForCausalLM
-Starcoder2ForCausalLM
-"""
-NATIVE = frozenset(_NATIVE_TEXT.split())
-#: Known to LMDeploy, with caches (indexer keys, compressed entries, cross attention) that are not modelled here.
-NOT_MODELLED = frozenset(
-    {"DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM", "DeepseekV4ForCausalLM", "MllamaForConditionalGeneration"}
-)
-#: Cache the heads that MLA expands to, V as wide as K: configurations/minicpm3.py.
-EXPANDED = "MiniCPM3ForCausalLM"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +81,7 @@ class Launch:
     prefill: int
     state_budget: int
     vocab: int | None
+    flash: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,6 +232,7 @@ class LmdeployEngine:
         name = class_of(model)
         _check(model, setup, name)
         launch = _launch(model, setup)
+        launch = _adjusted(model, launch, setup.gpu)
         blocks, states = _read(model, name, launch, setup.layout.tp)
         assumptions = ["PyTorch engine; its TurboMind engine allocates differently"]
         if name is None:
@@ -328,6 +306,18 @@ def _launch(model: Model, setup: Setup) -> Launch:
     )
 
 
+def _adjusted(model: Model, launch: Launch, gpu: str | None) -> Launch:
+    """Latents need FlashMLA, which needs sm90; without it rows of 512 elements and more have blocks of 32 at most.
+
+    Source: configurations/utils.py `flash_mla_available`, executor/base.py `_adjust_block_size`.
+    """
+    older = gpu is not None and gpu.startswith("sm") and gpu[2:].isdigit() and int(gpu[2:]) < 90
+    if not older:
+        return launch
+    widest = max((part.elements_per_slot for part in _components(model) if part.name == "latent"), default=0)
+    return replace(launch, flash=False, block=min(launch.block, 32) if widest >= 512 else launch.block)
+
+
 def _read(model: Model, name: str | None, launch: Launch, tp: int) -> tuple[Blocks, StateSlot | None]:
     """The one shape of all attention layers, and the recurrent layers' states.
 
@@ -357,7 +347,7 @@ def _read(model: Model, name: str | None, launch: Launch, tp: int) -> tuple[Bloc
     if len(shapes) != 1:
         raise EngineRefusal("LMDeploy has one block shape for all layers, this model has several", fix="another engine")
     heads, key_dim, value_dim, latent = shapes.pop()
-    if latent and launch.block != DEFAULT_BLOCK:
+    if latent and launch.flash and launch.block != DEFAULT_BLOCK:
         raise EngineRefusal(
             "Please set block_size to 64 for flash_mla.", fix="drop block_size", field="block_size", value=launch.block
         )

@@ -87,7 +87,7 @@ def _default_page(geometry: Geometry) -> int:
 
 def _state_dtype(model: Model, setup: Setup, name: str | None) -> str:
     """float32 unless asked for, or the config says mamba_ssm_dtype and the class reads it."""
-    if setup.dtypes.state != "float32":
+    if "state" in setup.asked:
         if setup.dtypes.state not in ("bfloat16", "float16"):
             raise EngineRefusal(
                 f"SGLang has no recurrent state in {setup.dtypes.state}", fix="float32, bfloat16 or float16"
