@@ -12,7 +12,7 @@ srt/distributed/utils.py `get_pp_indices`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from kvcalc.core.component import Chunked, Component, Constant, Strided, Windowed
@@ -182,29 +182,16 @@ def _layer(block: str, parts: Sequence[Component], model: Model) -> Layer:
     window = law.window if isinstance(law, Windowed) else law.chunk if isinstance(law, Chunked) else None
     index_dim = 0 if index is None else index.elements_per_slot
     group = index.law.tokens_per_slot if index is not None and isinstance(index.law, Strided) else 1
-    value = next((part for part in parts if part.role == "value"), None)
     if keys[0].parts[0].shard == "heads":
         head = keys[0].parts[0]
-        value_dim = value.parts[0].width if value is not None else head.width
-        found = Attention(
-            heads=head.units,
-            key_dim=head.width,
-            value_dim=value_dim,
-            window=window,
-            index_dim=index_dim,
-            index_group=group,
-        )
+        value = next((part.parts[0].width for part in parts if part.role == "value"), head.width)
+        found = Attention(heads=head.units, key_dim=head.width, value_dim=value)
     else:
         rope = next((part.elements_per_slot for part in keys if part.name == "rope_key"), 0)
         if model.facts.get("use_mla_nope") is True:  # BailingMoeV3: no rotary key then
             rope = 0
-        found = Attention(
-            latent_dim=keys[0].elements_per_slot,
-            rope_dim=rope,
-            window=window,
-            index_dim=index_dim,
-            index_group=group,
-        )
+        found = Attention(latent_dim=keys[0].elements_per_slot, rope_dim=rope)
+    found = replace(found, window=window, index_dim=index_dim, index_group=group)
     return Layer(attention=(found,), has_state=state, ratio=ratio, index_dim=index_dim)
 
 
