@@ -53,10 +53,10 @@ class Option(NamedTuple):
             return parse_bytes(text, field=self.name)
         if self.parse == "fraction":
             return parse_fraction(text, field=self.name)
-        if self.parse == "ratio":
-            return parse_ratio(text, field=self.name)
         if self.parse == "text":
             return text.strip()
+        if self.parse == "ratio":
+            return parse_ratio(text, field=self.name)
         known = self.choices or ("on", "off", "true", "false", "1", "0", "yes", "no")
         if (lowered := text.strip().lower()) not in known:
             raise UsageError(
