@@ -1,0 +1,82 @@
+"""Shrinks a config of any architecture: few layers, tiny and distinctive dimensions.
+
+Distinctive: no two dimensions that a formula could confuse are equal (heads 6, KV heads 2, head_dim 16,
+hidden / heads 12 ...), so that a prediction which reads the wrong key is wrong.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+LAYERS = 7
+WINDOW = 8
+WIDE_WINDOW = 40
+
+#: Key of a config -> the small value it gets wherever the config has that key.
+GENERIC: dict[str, Any] = {
+    # sizes that only cost time
+    "vocab_size": 131, "decoder_vocab_size": 131, "src_vocab_size": 131, "tgt_vocab_size": 131,
+    "vocab_size_per_layer_input": 131, "hidden_size_per_layer_input": 8, "embedding_size": 22,
+    "intermediate_size": 44, "ffn_dim": 44, "ffn_hidden_size": 44, "n_inner": 44, "d_ff": 44, "dff": 44, "dim_ff": 44,
+    "d_inner": 44, "encoder_ffn_dim": 44, "decoder_ffn_dim": 44, "moe_intermediate_size": 26,
+    "shared_expert_intermediate_size": 26, "shared_intermediate_size": 26, "moe_shared_expert_intermediate_size": 26,
+    "shared_experts_intermediate_size": 26, "intermediate_size_mlp": 38, "expert_ffn_hidden_size": 26,
+    "expert_dim": 26, "max_position_embeddings": 512, "n_positions": 512, "n_ctx": 512, "max_source_positions": 512,
+    "max_target_positions": 512, "max_encoder_position_embeddings": 512, "max_decoder_position_embeddings": 512,
+    "rotary_dim": 8, "original_max_position_embeddings": 512, "type_vocab_size": 2,
+    # experts
+    "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "moe_num_experts": 4, "num_experts_per_tok": 2,
+    "num_experts_per_token": 2, "moe_topk": 2, "moe_k": 2, "n_group": 1, "topk_group": 1, "n_shared_experts": 1,
+    "zero_expert_num": 1, "num_expert_groups": 1,
+    # what the cache reads
+    "hidden_size": 72, "d_model": 72, "n_embd": 72,
+    "num_attention_heads": 6, "n_head": 6, "n_heads": 6, "num_heads": 6, "attention_heads": 6,
+    "encoder_attention_heads": 4, "decoder_attention_heads": 6, "num_encoder_attention_heads": 4,
+    "num_decoder_attention_heads": 6,
+    "num_key_value_heads": 2, "head_dim": 16, "kv_channels": 16, "d_kv": 10, "d_head": 12, "dim_head": 16,
+    "num_hidden_layers": LAYERS, "n_layer": LAYERS, "n_layers": LAYERS, "num_layers": LAYERS,
+    "decoder_layers": 3, "encoder_layers": 3, "num_encoder_layers": 3, "num_decoder_layers": 3,
+    "sliding_window": WINDOW, "attention_chunk_size": WINDOW, "attention_window_size": WINDOW,
+    "sliding_window_size": WINDOW,
+    "kv_lora_rank": 20, "q_lora_rank": 28, "qk_rope_head_dim": 8, "qk_nope_head_dim": 12, "v_head_dim": 10,
+    "qk_head_dim": 20, "index_head_dim": 18, "index_n_heads": 4, "index_topk": 4, "indexer_head_dim": 18,
+    "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 10, "linear_value_head_dim": 14,
+    "linear_conv_kernel_dim": 3, "linear_num_heads": 3, "linear_head_dim": 10,
+    "mamba_n_heads": 9, "mamba_num_heads": 9, "mamba_d_head": 16, "mamba_head_dim": 16, "mamba_headdim": 16,
+    "mamba_n_groups": 3, "mamba_ngroups": 3, "mamba_d_state": 10, "mamba_d_conv": 3, "mamba_expand": 2,
+    "mamba_dt_rank": 5, "state_size": 10, "ssm_state_size": 10, "conv_kernel": 3, "conv_kernel_size": 3, "n_groups": 3,
+    "time_step_rank": 5, "conv_L_cache": 3, "lru_width": 54, "conv1d_width": 3, "attention_head_dim": 16,
+    "num_nextn_predict_layers": 0, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+
+_LINEAR_AND_FULL = ["linear_attention", "full_attention"]
+_V4 = ["heavily_compressed_attention", "compressed_sparse_attention"]
+
+#: Keys that an architecture needs otherwise; None as a value drops the generic one.
+DROP = object()
+_SWA_DIMS = {"swa_num_attention_heads": 6, "swa_num_key_value_heads": 3, "swa_head_dim": 14}
+OVERRIDES: dict[str, dict[str, Any]] = {
+    "bamba": {"attn_layer_indices": [2, 5]},
+    "granitemoehybrid": {"layer_types": (_LINEAR_AND_FULL * 4)[:LAYERS]},
+    "codegen": {"n_head": 4},
+    "cohere_compass_text": {"layer_types": (["sliding_attention"] * 3 + ["full_attention"]) * 2, "num_hidden_layers": 8},
+    "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0}, "ffn_config": {"ffn_hidden_size": 44, "moe_num_experts": 4, "moe_top_k": 2}},
+    "falcon_h1": {"mamba_d_ssm": 144},
+    "gemma3n_text": {"num_hidden_layers": 10, "num_kv_shared_layers": 0, "laurel_rank": 8, "activation_sparsity_pattern": None, "intermediate_size": [44] * 10},
+    "gpt_neo": {"num_layers": 4, "attention_types": [[["global", "local"], 2]], "window_size": WINDOW},
+    "helium": {"head_dim": 12},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "conv", "full_attention", "conv", "conv"]},
+    "longcat_flash": {"num_layers": 3},
+    "mamba2": {"num_heads": 9, "head_dim": 16},
+    "mimo_v2_flash": {"v_head_dim": 10},
+    "prophetnet": {"num_encoder_layers": 3, "num_decoder_layers": 3},
+    "qwen4_exp_text": {"indexer_n_heads": 4, "indexer_kv_heads": 1, "indexer_budget": 8, "indexer_compress_ratio": 2, "hc_lowrank": 8, "eos_token_id": 2},
+    "reformer": {"is_decoder": True, "attn_layers": ["local", "lsh", "local", "lsh"], "attention_head_size": 12, "axial_pos_shape": [8, 8], "axial_pos_embds_dim": [24, 48], "num_buckets": 4, "local_attn_chunk_length": 4, "lsh_attn_chunk_length": 4, "feed_forward_size": 44},
+    "rwkv": {"attention_hidden_size": 90},
+    "stablelm": {"partial_rotary_factor": 0.5},
+    "xlstm": {"num_heads": 4, "hidden_size": 160},
+    "zamba": {"attention_head_dim": 24},
+    "zamba2": {"layers_block_type": ["mamba", "mamba", "hybrid", "mamba", "hybrid", "mamba", "mamba"], "n_mamba_heads": 9},
+    "zaya": {"num_experts_per_tok": 1, "router_hidden_size": 12},
+    "inkling_text": dict(_SWA_DIMS), "inkling2_text": dict(_SWA_DIMS),
+}  # fmt: skip
