@@ -13,8 +13,7 @@ from typing import Any
 from kvcalc.core.model import Check, Kind, Model, Mtp, Source, Weights
 from kvcalc.dtypes import get_dtype
 from kvcalc.errors import KvcalcError, ModelFileError, did_you_mean, short
-from kvcalc.kinds import Indexer, kinds_by_tag
-from kvcalc.kinds.other import NoCache, SharedCache
+from kvcalc.kinds import kind_class
 
 MAX_LAYERS = 10_000
 MAX_BLOCKS = 1_000
@@ -40,15 +39,16 @@ def model_from_document(doc: Mapping[str, Any]) -> Model:
             field=f"attention.{unused[0]}",
         )
     if "none" in used and "none" not in blocks:
-        blocks["none"] = NoCache()
+        blocks["none"] = kind_class("none")()
     _check_shared(blocks)
-    dtypes = {key: _dtype(doc.get(key), key) for key in ("dtype", "cache_dtype", "state_dtype", "index_dtype")}
     return Model(
         name=doc["name"],
         layers=layers,
         blocks=blocks,
-        dtype=dtypes.pop("dtype") or "",
-        **dtypes,
+        dtype=_dtype(doc["dtype"], "dtype") or "",
+        cache_dtype=_dtype(doc.get("cache_dtype"), "cache_dtype"),
+        state_dtype=_dtype(doc.get("state_dtype"), "state_dtype"),
+        index_dtype=_dtype(doc.get("index_dtype"), "index_dtype"),
         **{key: doc.get(key) for key in _PLAIN_FIELDS},
         mtp=mtp,
         facts=dict(doc.get("facts", {})),
@@ -90,10 +90,12 @@ def _blocks(attention: Mapping[str, Any]) -> tuple[dict[str, Kind], bool]:
 
 
 def _kind(doc: Mapping[str, Any], path: str) -> Kind:
-    cls = kinds_by_tag()[doc["kind"]]
+    cls = kind_class(doc["kind"])
     values = dict(doc)
     try:
         if values.get("indexer") is not None:
+            from kvcalc.kinds.indexer import Indexer
+
             values["indexer"] = Indexer(**values["indexer"])
         return cls(**values)
     except KvcalcError as error:
@@ -103,12 +105,13 @@ def _kind(doc: Mapping[str, Any], path: str) -> Kind:
 
 def _check_shared(blocks: Mapping[str, Kind]) -> None:
     for name, kind in blocks.items():
-        if isinstance(kind, SharedCache) and kind.of is not None and kind.of not in blocks:
+        source = getattr(kind, "of", None)  # only `shared` has it
+        if source is not None and source not in blocks:
             raise ModelFileError(
-                f"block {name!r} shares the cache of {kind.of!r}, which is no block",
-                fix=did_you_mean(kind.of, list(blocks)) or f"blocks: {', '.join(blocks)}",
+                f"block {name!r} shares the cache of {source!r}, which is no block",
+                fix=did_you_mean(source, list(blocks)) or f"blocks: {', '.join(blocks)}",
                 field=f"attention.{name}.of",
-                value=kind.of,
+                value=source,
             )
 
 
@@ -191,35 +194,26 @@ def _known(name: str, path: str, blocks: Mapping[str, Kind]) -> str:
 def document_from_model(model: Model) -> dict[str, Any]:
     """The document that `model_from_document` reads back to an equal model, absent fields left out."""
     used = model.stage_blocks(0, len(model.layers))
-    implicit_none = [name for name in used if name == "none" and model.blocks[name] == NoCache()]
+    implicit_none = [name for name in used if name == "none" and model.blocks[name].kind == "none"]
     blocks = {name: plain(kind) for name, kind in model.blocks.items() if name not in implicit_none}
     single = list(blocks) == ["attention"] and all(layer == ("attention",) for layer in model.layers)
-    doc: dict[str, Any] = {"name": model.name}
-    if model.aliases:
-        doc["aliases"] = list(model.aliases)
-    if source := plain(model.source):
-        doc["source"] = source
-    for key in _PLAIN_FIELDS:
-        if (value := getattr(model, key)) is not None:
-            doc[key] = value
-    if model.weights is not None:
-        doc["weights"] = plain(model.weights)
-    doc["layers"] = len(model.layers)
-    for key in ("dtype", "cache_dtype", "state_dtype", "index_dtype"):
-        if (value := getattr(model, key)) is not None:
-            doc[key] = value
-    doc["attention"] = blocks["attention"] if single else blocks
-    if not single and not (len(blocks) == 1 and all(layer == tuple(blocks) for layer in model.layers)):
-        doc["pattern"] = write_pattern(model.layers)
-    if model.mtp is not None:
-        doc["mtp"] = plain(model.mtp)
-    if model.facts:
-        doc["facts"] = dict(model.facts)
-    if model.checks:
-        doc["checks"] = [plain(check) for check in model.checks]
-    if model.notes:
-        doc["notes"] = list(model.notes)
-    return doc
+    plain_layers = len(blocks) == 1 and all(layer == tuple(blocks) for layer in model.layers)
+    doc: dict[str, Any] = {
+        "name": model.name,
+        "aliases": list(model.aliases),
+        "source": plain(model.source),
+        **{key: getattr(model, key) for key in _PLAIN_FIELDS},
+        "weights": plain(model.weights),
+        "layers": len(model.layers),
+        **{key: getattr(model, key) for key in ("dtype", "cache_dtype", "state_dtype", "index_dtype")},
+        "attention": blocks["attention"] if single else blocks,
+        "pattern": None if single or plain_layers else write_pattern(model.layers),
+        "mtp": plain(model.mtp),
+        "facts": dict(model.facts),
+        "checks": [plain(check) for check in model.checks],
+        "notes": list(model.notes),
+    }
+    return {key: value for key, value in doc.items() if value not in (None, [], {})}
 
 
 def plain(value: Any) -> Any:
@@ -229,7 +223,8 @@ def plain(value: Any) -> Any:
     return {
         item.name: plain(current)
         for item in fields(value)
-        if (current := getattr(value, item.name)) != item.default or (item.name == "kind" and item.default is not MISSING)
+        if (current := getattr(value, item.name)) != item.default
+        or (item.name == "kind" and item.default is not MISSING)
     }
 
 

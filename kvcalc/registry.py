@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-from hashlib import blake2b
 from typing import Any
 
 from kvcalc import __version__
@@ -17,6 +16,11 @@ from kvcalc.core.gpu import Gpu, gpu_from_document
 from kvcalc.core.model import Model
 from kvcalc.document import model_from_document
 from kvcalc.errors import ModelFileError, UsageError, did_you_mean, short
+
+try:  # hashlib also loads OpenSSL: 2 ms of every start for one function
+    from _blake2 import blake2b
+except ImportError:  # an interpreter built without it
+    from hashlib import blake2b
 
 #: Raised when the cached form changes.
 CACHE_FORMAT = 1
@@ -77,7 +81,9 @@ class Registry:
         entry = self._models[found]
         if "error" in entry:
             fault = entry["error"]
-            raise ModelFileError(fault["what"], fix=fault["fix"], file=fault["file"], line=fault["line"], field=fault["field"])  # fmt: skip
+            raise ModelFileError(
+                fault["what"], fix=fault["fix"], file=fault["file"], line=fault["line"], field=fault["field"]
+            )
         return model_from_document(entry["doc"])
 
     def _all_model_words(self) -> list[str]:
@@ -191,6 +197,12 @@ def _write_cache(digest: str, payload: dict[str, Any]) -> None:
             path.unlink()
 
 
+def _bounded(raw: bytes, path: str) -> bytes:
+    if len(raw) > _MAX_FILE_BYTES:
+        raise ModelFileError(f"{path} is above 1 MiB: no model file is that large", fix="remove it", file=path)
+    return raw
+
+
 def _build(files: list[tuple[str, bytes]], gpus: bytes) -> dict[str, Any]:
     """Check every file. A broken shipped file is a bug; a broken file of the user's is reported when asked for."""
     from pathlib import Path
@@ -203,9 +215,7 @@ def _build(files: list[tuple[str, bytes]], gpus: bytes) -> dict[str, Any]:
     for path, raw in files:
         name = Path(path).stem
         try:
-            if len(raw) > _MAX_FILE_BYTES:
-                raise ModelFileError(f"{path} is above 1 MiB: no model file is that large", fix="remove it", file=path)
-            model = load_text(raw, file=path)
+            model = load_text(_bounded(raw, path), file=path)
             name = model.name
             models[name] = {"doc": document_from_model(model), "file": path}
         except ModelFileError as error:

@@ -10,18 +10,22 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
-from kvcalc.core.model import Check, Model, Mtp, Source, Weights
+from kvcalc.core.model import Check, Kind, Model, Mtp, Source, Weights
 from kvcalc.document import MAX_LAYERS, model_from_document
 from kvcalc.errors import KvcalcError, ModelFileError, did_you_mean, short
-from kvcalc.kinds import AnyKind, Indexer, kinds_by_tag
+from kvcalc.kinds import KIND_TAGS, any_kind, kind_class
+from kvcalc.kinds.indexer import Indexer
 from kvcalc.units import MAX_BYTES, MAX_SESSIONS, MAX_TOKENS
 from kvcalc.yamlfile import FieldPath, decode, parse, read_bytes
 
-_Kind = Annotated[AnyKind, Field(discriminator="kind")]
+if TYPE_CHECKING:
+    _Kind = Kind
+else:
+    _Kind = Annotated[any_kind(), Field(discriminator="kind")]
 _Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
 _BlockName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$", max_length=60)]
 _Int = Annotated[int, Field(ge=1, le=2**31)]
@@ -68,7 +72,7 @@ _HINTS = {
     "dtype": "the model's own type, for example bfloat16 (torch_dtype)",
     "attention": "for example {kind: gqa, heads: 32, groups: 8, head_dim: 128}",
     "name": "what the model is called",
-    "kind": "one of: " + ", ".join(kinds_by_tag()),
+    "kind": "one of: " + ", ".join(KIND_TAGS),
     "heads": "the number of query heads (num_attention_heads)",
     "groups": "the number of KV heads (num_key_value_heads)",
     "head_dim": "the width of a head (head_dim; hidden_size / heads only where the config has none)",
@@ -105,13 +109,17 @@ def check_document(doc: Any, *, file: str, lines: Mapping[FieldPath, int] | None
 def _check_numbers(doc: Mapping[str, Any]) -> None:
     """Ranges of the shared dataclasses, whose fields are plain integers to pydantic."""
     limits = [("weights", "bytes", MAX_BYTES), ("mtp", "layers", MAX_LAYERS)]
-    pairs = [(f"{group}.{key}", doc.get(group, {}).get(key) if doc.get(group) else None, most) for group, key, most in limits]
+    pairs = [
+        (f"{group}.{key}", doc.get(group, {}).get(key) if doc.get(group) else None, most) for group, key, most in limits
+    ]
     for index, check in enumerate(doc.get("checks", ())):
         bounds = {"context": MAX_TOKENS, "bytes": MAX_BYTES, "sessions": MAX_SESSIONS}
         pairs += [(f"checks.{index}.{key}", check.get(key), most) for key, most in bounds.items()]
     for field, value, most in pairs:
         if value is not None and not 1 <= value <= most:
-            raise ModelFileError(f"{field} is {value}, outside 1 to {most:,}", fix="check the value", field=field, value=value)
+            raise ModelFileError(
+                f"{field} is {value}, outside 1 to {most:,}", fix="check the value", field=field, value=value
+            )
 
 
 def _line(path: FieldPath, lines: Mapping[FieldPath, int]) -> int | None:
@@ -127,11 +135,10 @@ def _document_path(loc: Sequence[str | int], doc: Any) -> tuple[FieldPath, Any]:
     path: list[str | int] = []
     current: Any = doc
     around: Any = doc
-    tags = {"one", "named", "str", *kinds_by_tag()}
+    tags = {"one", "named", "str", *KIND_TAGS}
     for part in loc:
-        if isinstance(current, dict) and part in current:
-            around, current = current, current[part]
-        elif isinstance(current, list) and isinstance(part, int) and part < len(current):
+        is_key = isinstance(current, dict) and part in current
+        if is_key or (isinstance(current, list) and isinstance(part, int) and part < len(current)):
             around, current = current, current[part]
         elif part in tags or str(part).startswith("list["):
             continue  # names a member of a union, not a key of the document
@@ -167,7 +174,7 @@ def _wording(fault: Mapping[str, Any], path: FieldPath, around: Any) -> tuple[st
         return f"unknown key {short(last)}", did_you_mean(last, known) or f"known here: {', '.join(known)}", value
     if kind == "union_tag_invalid":
         tag = fault["ctx"]["tag"]
-        fix = did_you_mean(str(tag), list(kinds_by_tag())) or _HINTS["kind"]
+        fix = did_you_mean(str(tag), list(KIND_TAGS)) or _HINTS["kind"]
         return f"unknown kind {short(tag)}", fix, tag
     if kind == "union_tag_not_found":
         return f"{last} does not say its kind", f"add kind: {_HINTS['kind']}", value
@@ -179,8 +186,13 @@ def _wording(fault: Mapping[str, Any], path: FieldPath, around: Any) -> tuple[st
         return f"{last} is {short(value)}, {side} {limit:,}", "check the value against the model's config.json", value
     if kind in ("string_type", "string_too_short", "string_too_long", "string_pattern_mismatch"):
         return f"{last} must be a plain word, not {short(value)}", "write it as text", value
-    expected = {"dict_type": "a mapping", "list_type": "a list", "bool_type": "true or false", "dataclass_type": "a mapping",
-                "model_type": "a mapping"}.get(kind)  # fmt: skip
+    expected = {
+        "dict_type": "a mapping",
+        "list_type": "a list",
+        "bool_type": "true or false",
+        "dataclass_type": "a mapping",
+        "model_type": "a mapping",
+    }.get(kind)
     if expected:
         return f"{last} must be {expected}, not {short(value)}", "see `kvcalc schema`", value
     return f"{last}: {fault['msg']} ({short(value)})", "see `kvcalc schema`", value
@@ -195,7 +207,7 @@ def _known_fields(path: FieldPath, around: Any) -> list[str]:
     group = {"source": Source, "weights": Weights, "checks": Check, "mtp": Mtp}.get(str(path[0]))
     if group is not None:
         return _names(group)
-    return _names(kinds_by_tag()[around["kind"]])
+    return _names(kind_class(around["kind"]))
 
 
 def _names(cls: type) -> list[str]:

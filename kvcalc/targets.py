@@ -54,7 +54,9 @@ def load_path(text: str) -> Target:
     if path.is_dir():
         config = path / "config.json"
         if not config.is_file():
-            raise ModelFileError(f"{text} has no config.json", fix="name a model file or a checkpoint folder", file=text)
+            raise ModelFileError(
+                f"{text} has no config.json", fix="name a model file or a checkpoint folder", file=text
+            )
         path = config
     if _is_gguf(path):
         return _gguf(path)

@@ -42,7 +42,9 @@ def read_bytes(path: Path) -> bytes:
         with path.open("rb") as stream:
             raw = stream.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise ModelFileError(f"cannot read {name}: {error.strerror or error}", fix="check the path and its permissions", file=name) from None  # fmt: skip
+        raise ModelFileError(
+            f"cannot read {name}: {error.strerror or error}", fix="check the path and its permissions", file=name
+        ) from None
     if len(raw) > MAX_FILE_BYTES:
         raise ModelFileError(
             f"{name} is above {MAX_FILE_BYTES // 2**20} MiB: no model file is that large",
@@ -80,7 +82,9 @@ def parse(text: str, file: str) -> tuple[Any, dict[FieldPath, int]]:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else None
         problem = error.problem or error.context or "cannot be read"
-        raise ModelFileError(f"not valid YAML: {problem}", fix="check the syntax at this line", file=file, line=line) from None  # fmt: skip
+        raise ModelFileError(
+            f"not valid YAML: {problem}", fix="check the syntax at this line", file=file, line=line
+        ) from None
     except yaml.YAMLError as error:
         raise ModelFileError(f"not valid YAML: {str(error).splitlines()[0]}", fix="check the file", file=file) from None
     if node is None:
@@ -95,7 +99,9 @@ def _check_events(text: str, file: str) -> None:
     for event in yaml.parse(text, Loader=_Base):
         line = event.start_mark.line + 1 if event.start_mark else None
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise ModelFileError("YAML anchors and aliases are not read", fix="write the value out", file=file, line=line)
+            raise ModelFileError(
+                "YAML anchors and aliases are not read", fix="write the value out", file=file, line=line
+            )
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
@@ -105,9 +111,12 @@ def _check_events(text: str, file: str) -> None:
         elif isinstance(event, yaml.DocumentStartEvent):
             documents += 1
             if documents > 1:
-                raise ModelFileError("more than one document in the file", fix="one model per file", file=file, line=line)
-        if getattr(event, "tag", None) is not None and str(event.tag) != "!":
-            raise ModelFileError(f"YAML tag {event.tag} is not read", fix="drop the tag", file=file, line=line)
+                raise ModelFileError(
+                    "more than one document in the file", fix="one model per file", file=file, line=line
+                )
+        tag = getattr(event, "tag", None)
+        if tag is not None and str(tag) != "!":
+            raise ModelFileError(f"YAML tag {tag} is not read", fix="drop the tag", file=file, line=line)
 
 
 def _plain(node: yaml.Node, path: FieldPath, lines: dict[FieldPath, int], file: str) -> Any:
@@ -126,7 +135,7 @@ def _plain(node: yaml.Node, path: FieldPath, lines: dict[FieldPath, int], file: 
             lines[(*path, key)] = line
             result[key] = _plain(value_node, (*path, key), lines, file)
         return result
-    return _scalar(str(node.value), node.style, node.start_mark.line + 1, file)
+    return _scalar(str(node.value), getattr(node, "style", None), node.start_mark.line + 1, file)
 
 
 def _scalar(text: str, style: str | None, line: int, file: str) -> str | int | float | bool | None:
@@ -138,7 +147,9 @@ def _scalar(text: str, style: str | None, line: int, file: str) -> str | int | f
         return _BOOL[text]
     if _INT.fullmatch(text):
         if len(text) > MAX_DIGITS:
-            raise ModelFileError(f"{short(text, 30)} is no sensible number", fix="check the value", file=file, line=line)
+            raise ModelFileError(
+                f"{short(text, 30)} is no sensible number", fix="check the value", file=file, line=line
+            )
         return int(text.replace("_", ""))
     if _FLOAT.fullmatch(text):
         return float(text.replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
@@ -178,6 +189,13 @@ _Dumper.add_representer(list, _represent_list)
 def dump(document: dict[str, Any]) -> str:
     """The document as YAML: one line per field and block, as the shipped models are written."""
     return "".join(
-        yaml.dump(_Field({key: value}), Dumper=_Dumper, sort_keys=False, width=2**16, allow_unicode=True, default_flow_style=False)
+        yaml.dump(
+            _Field({key: value}),
+            Dumper=_Dumper,
+            sort_keys=False,
+            width=2**16,
+            allow_unicode=True,
+            default_flow_style=False,
+        )
         for key, value in document.items()
     )

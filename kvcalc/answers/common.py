@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kvcalc import __version__
+from kvcalc.core.exactness import SCHEMA_VERSION
 from kvcalc.core.model import Model
 from kvcalc.core.plan import Layout, Load, Planner
-from kvcalc.core.result import SCHEMA_VERSION, EngineInfo, ModelInfo
 from kvcalc.document import plain
 from kvcalc.dtypes import get_dtype
 from kvcalc.engines import get_engine
 from kvcalc.engines.base import CacheDtypes, Engine, Setup, read_options
 from kvcalc.errors import UsageError, short
 from kvcalc.targets import Target
+
+if TYPE_CHECKING:
+    from kvcalc.core.result import EngineInfo, ModelInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,10 +142,9 @@ def prepare(target: Target, ask: Ask, *, tp: int | None = None) -> Prepared:
     single = planner if layout == Layout() else engine.prepare(model, alone)
     if any(c.role == "state" for kind in model.blocks.values() for c in kind.lower()):
         assumptions.append(f"recurrent states in {dtypes.state}, convolution tails in {dtypes.conv}")
+    extra = []
     if model.max_context is not None and ask.context_tokens > model.max_context:
-        extra = (f"context {ask.context_tokens:,} is beyond the model's own {model.max_context:,}",)
-    else:
-        extra = ()
+        extra.append(f"context {ask.context_tokens:,} is beyond the model's own {model.max_context:,}")
     return Prepared(
         target=target,
         engine=engine,

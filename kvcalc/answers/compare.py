@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kvcalc.answers.common import Ask, header, prepare
-from kvcalc.answers.fit import fit_record, mha_ratio, tensor_parallel
+from kvcalc.answers.fit import fit_record, tensor_parallel
+from kvcalc.core.exactness import weakest
 from kvcalc.core.gpu import Gpu
-from kvcalc.core.result import FitRecord, weakest
 from kvcalc.targets import Target
+
+if TYPE_CHECKING:
+    from kvcalc.core.result import FitRecord
 
 
 def compare(targets: Sequence[Target], ask: Ask, gpu: Gpu | None) -> dict[str, Any]:
@@ -35,5 +38,4 @@ def _one(target: Target, ask: Ask, gpu: Gpu | None) -> tuple[FitRecord, dict[str
     ready = prepare(target, ask, tp=tp)
     record = fit_record(ready, ask, gpu)
     record["assumptions"] = [*(f"{target.model.name}: {note}" for note in notes), *record["assumptions"]]
-    record["mha_ratio"] = mha_ratio(ready, record["per_session_bytes"])
     return record, ready.inputs

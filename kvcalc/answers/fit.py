@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kvcalc.answers.common import Ask, Prepared, header, prepare
 from kvcalc.answers.size import cache_record
 from kvcalc.core.capacity import max_context, max_sessions
+from kvcalc.core.exactness import weakest
 from kvcalc.core.gpu import Gpu
 from kvcalc.core.plan import Layout
-from kvcalc.core.result import FitRecord, weakest
 from kvcalc.dtypes import DTYPES
 from kvcalc.errors import UsageError
 from kvcalc.planning.ledger import Ledger, build_ledger
 from kvcalc.targets import Target
+
+if TYPE_CHECKING:
+    from kvcalc.core.result import FitRecord, GpuInfo
 
 #: Where the automatic layout stops looking for one that holds the weights.
 MAX_AUTO_TP = 64
@@ -76,18 +79,15 @@ def fit_record(ready: Prepared, ask: Ask, gpu: Gpu | None) -> FitRecord:
     load = ready.load
     fits = pool > 0 and ready.planner.plan(load).max_rank_bytes <= pool
     context = max_context(ready.planner, pool, sessions=load.sessions, encoder_tokens=load.encoder_tokens)
-    sessions = max_sessions(
-        ready.planner, pool, context_tokens=load.context_tokens, encoder_tokens=load.encoder_tokens
-    )
+    sessions = max_sessions(ready.planner, pool, context_tokens=load.context_tokens, encoder_tokens=load.encoder_tokens)
     limit = ready.target.model.max_context
-    record: FitRecord = {
-        **cache_record(ready),
-        "gpu": None if gpu is None else {
-            "name": gpu.name,
-            "count": layout.ranks,
-            "total_bytes": gpu.total_bytes,
-            "total_is": gpu.total_is,
-        },
+    base = cache_record(ready)
+    labels = (base["exactness"], *(line["exactness"] for line in ledger.lines))
+    return {
+        **base,
+        "exactness": weakest(*labels),
+        "engine_report": ready.planner.report(load, pool),
+        "gpu": None if gpu is None else _gpu_info(gpu, layout),
         "layout": {"tp": layout.tp, "pp": layout.pp, "dp": layout.dp, "dcp": layout.dcp},
         "ledger": list(ledger.lines),
         "pool_bytes": pool,
@@ -97,10 +97,12 @@ def fit_record(ready: Prepared, ask: Ask, gpu: Gpu | None) -> FitRecord:
         "usable_context_tokens": _smaller(context, limit),
         "max_sessions": sessions,
         "binding_limit": _binding(pool, context, limit, fits=fits),
-    }  # fmt: skip
-    record["exactness"] = weakest(record["exactness"], *(line["exactness"] for line in ledger.lines))
-    record["engine_report"] = ready.planner.report(load, pool)
-    return record
+        "mha_ratio": mha_ratio(ready, base["per_session_bytes"]),
+    }
+
+
+def _gpu_info(gpu: Gpu, layout: Layout) -> GpuInfo:
+    return {"name": gpu.name, "count": layout.ranks, "total_bytes": gpu.total_bytes, "total_is": gpu.total_is}
 
 
 def _smaller(context: int | None, limit: int | None) -> int | None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kvcalc.answers.common import Ask, Prepared, engine_info, header, model_info, prepare
 from kvcalc.core.capacity import growth
+from kvcalc.core.exactness import weakest
 from kvcalc.core.plan import CachePlan, Load
-from kvcalc.core.result import CacheRecord, ComponentBytes, weakest
 from kvcalc.targets import Target
+
+if TYPE_CHECKING:
+    from kvcalc.core.result import CacheRecord, ComponentBytes
 
 
 def size(target: Target, ask: Ask) -> dict[str, Any]:

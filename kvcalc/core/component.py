@@ -40,7 +40,7 @@ class Windowed:
 
     def slots(self, tokens: int, encoder_tokens: int = 0) -> int:
         kept = self.window + self.sinks
-        return tokens if tokens < kept else kept
+        return min(kept, tokens)
 
     def __str__(self) -> str:
         return f"window {self.window:,}" + (f" + {self.sinks:,} sinks" if self.sinks else "")
@@ -56,7 +56,7 @@ class Chunked:
     chunk: int
 
     def slots(self, tokens: int, encoder_tokens: int = 0) -> int:
-        return tokens if tokens < self.chunk else self.chunk
+        return min(self.chunk, tokens)
 
     def __str__(self) -> str:
         return f"chunk {self.chunk:,}"

@@ -48,7 +48,7 @@ class Tensor(NamedTuple):
     block: str
     law: str
     layers: tuple[int, ...]
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
     slots: int
     shape: tuple[int, ...]
     dtype: str

@@ -1,22 +1,12 @@
-"""The records that answers are made of: the JSON contract, as types. Bytes, tokens and sessions are integers."""
+"""The records that answers are made of: the JSON contract, as types. Bytes, tokens and sessions are integers.
+
+Only for type checkers and the generated JSON Schema: answers import it under TYPE_CHECKING, because building the
+types takes longer than building the answer.
+"""
 
 from __future__ import annotations
 
-from typing import Literal, NotRequired, TypedDict
-
-SCHEMA_VERSION = 1
-
-Exactness = Literal["exact", "upper_bound", "estimate", "measured"]
-_RANK = ("exact", "measured", "upper_bound", "estimate")
-
-
-def weakest(*labels: str) -> str:
-    """The label of a number made of numbers with these labels.
-
-    >>> weakest("exact", "estimate")
-    'estimate'
-    """
-    return max(labels, key=_RANK.index, default="exact")
+from typing import TypedDict
 
 
 class EngineInfo(TypedDict):
@@ -113,7 +103,7 @@ class FitRecord(CacheRecord):
     usable_context_tokens: int | None
     max_sessions: int | None
     binding_limit: str
-    mha_ratio: NotRequired[float | None]
+    mha_ratio: float | None
 
 
 class VariantRecord(TypedDict):

@@ -100,7 +100,9 @@ def stage_bounds(layers: int, stages: int) -> list[tuple[int, int]]:
     return bounds
 
 
-def _row(component: Component, kind: str, block: str, layers: tuple[int, ...], rank: int, setup: Setup) -> _Row | None:
+def _row(
+    component: Component, rank: int, setup: Setup, *, kind: str, block: str, layers: tuple[int, ...]
+) -> _Row | None:
     """The component on TP rank `rank`; None where the rank holds none of it."""
     dtype = DTYPES[setup.dtypes.of(component.role)]
     units = [(part.units_on_rank(rank, setup.layout.tp), part.width) for part in component.parts]
@@ -112,9 +114,17 @@ def _row(component: Component, kind: str, block: str, layers: tuple[int, ...], r
         return None
     sharded = setup.layout.dcp > 1 and isinstance(component.law, Linear) and component.role in ("key", "value")
     return _Row(
-        component.name, kind, block, component.law, str(component.law), layers, widths, dtype.name, slot_bytes,
+        component.name,
+        kind,
+        block,
+        component.law,
+        str(component.law),
+        layers,
+        widths,
+        dtype.name,
+        slot_bytes,
         setup.layout.dcp if sharded else 1,
-    )  # fmt: skip
+    )
 
 
 def _check_layout(model: Model, layout: Layout, components: list[Component]) -> list[str]:
@@ -199,7 +209,7 @@ def _classes(model: Model, setup: Setup, lowered: dict[str, tuple[Component, ...
             )
             if share not in by_share:
                 rows = (
-                    _row(component, model.blocks[name].kind, name, layers, rank, setup)
+                    _row(component, rank, setup, kind=model.blocks[name].kind, block=name, layers=layers)
                     for name, layers in blocks.items()
                     for component in lowered[name]
                     if component.role != "pending"

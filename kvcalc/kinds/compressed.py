@@ -50,9 +50,7 @@ class CompressedAttention:
         closed, pending = Strided(self.tokens_per_slot), Remainder(self.tokens_per_slot)
         overlap = 2 if self.kind == "csa" else 1  # csa projects each token for two neighbouring groups
         open_width = overlap * (self.head_dim + (self.index_dim or 0))
-        window = Component(
-            name="window_kv", role="key", law=Windowed(self.window), parts=whole_part(self.head_dim)
-        )
+        window = Component(name="window_kv", role="key", law=Windowed(self.window), parts=whole_part(self.head_dim))
         entry = Component(name="compressed_kv", role="key", law=closed, parts=whole_part(self.head_dim))
         side = tuple(
             Component(name="index_key", role="index", law=closed, parts=whole_part(width))

@@ -65,7 +65,7 @@ class KimiDeltaAttention:
         need_optional_int("v_head_dim", self.v_head_dim)
 
     def lower(self) -> tuple[Component, ...]:
-        """conv_state [conv_kernel - 1, heads x (2 x head_dim + v_head_dim)]; recurrent_state [heads, head_dim, v_head_dim]."""
+        """conv_state [conv_kernel - 1, heads x (2 x head_dim + v_head_dim)]; recurrent_state: a matrix per head."""
         value_dim = self.head_dim if self.v_head_dim is None else self.v_head_dim
         channels = Part(self.heads, 2 * self.head_dim + value_dim, "channels")
         matrix = Part(self.heads, self.head_dim * value_dim, "channels")

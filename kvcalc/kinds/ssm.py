@@ -32,7 +32,10 @@ class Mamba1:
     def lower(self) -> tuple[Component, ...]:
         """conv_state [conv_kernel - 1, inner_dim]; ssm_state [inner_dim, state_dim]."""
         channels = Part(self.inner_dim, 1, "channels")
-        return (conv_state(self.conv_kernel, channels), state("ssm_state", Part(self.inner_dim, self.state_dim, "channels")))
+        return (
+            conv_state(self.conv_kernel, channels),
+            state("ssm_state", Part(self.inner_dim, self.state_dim, "channels")),
+        )
 
     def mha_widths(self, blocks: Mapping[str, Kind]) -> tuple[int, int] | None:
         return 0, 0
@@ -60,7 +63,7 @@ class Mamba2:
         need_divides("heads", self.heads, "groups", self.groups)
 
     def lower(self) -> tuple[Component, ...]:
-        """conv_state [conv_kernel - 1, heads x head_dim + 2 x groups x state_dim]; ssm_state [heads, head_dim, state_dim]."""
+        """conv_state [conv_kernel - 1, heads x head_dim + 2 x groups x state_dim]; ssm_state, a matrix per head."""
         inputs = Part(self.heads, self.head_dim, "channels")
         b_and_c = Part(self.groups, 2 * self.state_dim, "heads")
         return (

@@ -7,14 +7,17 @@ Replace it with a measured number (--overhead) or give the pool an engine printe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kvcalc.core.gpu import Gpu
 from kvcalc.core.model import Model
 from kvcalc.core.plan import Layout
-from kvcalc.core.result import LedgerLine
 from kvcalc.dtypes import get_dtype
 from kvcalc.errors import UsageError
 from kvcalc.units import GIB, ceil_div
+
+if TYPE_CHECKING:
+    from kvcalc.core.result import LedgerLine
 
 #: vLLM's default gpu_memory_utilization is 0.92 (0.33, config/cache.py:215): the rest stays unused.
 _UNUSED_PERCENT = 8

@@ -1,0 +1,121 @@
+"""`schema`: JSON Schemas of model files and of every answer, from the types themselves."""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import or_
+from types import UnionType
+from typing import Any, Literal, NotRequired, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
+
+from kvcalc.core.result import (
+    CacheRecord,
+    EngineInfo,
+    FitRecord,
+    ModelInfo,
+    Term,
+    VariantRecord,
+)
+from kvcalc.errors import UsageError, did_you_mean, short
+
+
+class _Header(TypedDict):
+    schema_version: int
+    kvcalc_version: str
+    command: str
+    inputs: dict[str, Any]
+
+
+class SizeAnswer(_Header, CacheRecord):
+    """`kvcalc size`."""
+
+
+class FitAnswer(_Header, FitRecord):
+    """`kvcalc fit`."""
+
+
+class ExplainAnswer(_Header, CacheRecord):
+    """`kvcalc explain`: `terms` are the fullest rank's; their bytes sum to `rank_bytes`."""
+
+    terms: list[Term]
+    rank_bytes: int
+
+
+class CompareAnswer(_Header):
+    """`kvcalc compare`: a fit record per target, in the order asked."""
+
+    engine: EngineInfo
+    exactness: str
+    assumptions: list[str]
+    warnings: list[str]
+    results: list[FitRecord]
+
+
+class VariantsAnswer(_Header):
+    """`kvcalc variants`: the model as shipped first."""
+
+    model: ModelInfo
+    engine: EngineInfo
+    exactness: str
+    assumptions: list[str]
+    warnings: list[str]
+    pool_bytes: int
+    results: list[VariantRecord]
+
+
+class ListAnswer(_Header):
+    """`kvcalc models`, `gpus`, `engines`, `dtypes`, `validate`: one record per row."""
+
+    results: list[dict[str, Any]]
+    warnings: NotRequired[list[str]]
+
+
+ANSWERS: dict[str, Any] = {
+    "size": SizeAnswer,
+    "fit": FitAnswer,
+    "explain": ExplainAnswer,
+    "compare": CompareAnswer,
+    "variants": VariantsAnswer,
+    **dict.fromkeys(("models", "gpus", "engines", "dtypes", "validate"), ListAnswer),
+}
+
+
+def schema_of(name: str) -> dict[str, Any]:
+    """The JSON Schema of `model` (a model file) or of a command's answer.
+
+    Raises: UsageError.
+    """
+    if name == "model":
+        from kvcalc.schema import json_schema
+
+        return json_schema()
+    if name not in ANSWERS:
+        known = ["model", *ANSWERS]
+        raise UsageError(
+            f"no schema of {short(name)}",
+            fix=did_you_mean(name, known) or f"one of: {', '.join(known)}",
+            field="of",
+            value=name,
+        )
+    from pydantic import TypeAdapter
+
+    schema = TypeAdapter(_closed(ANSWERS[name])).json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _closed(kind: Any) -> Any:
+    """The same types in the form pydantic reads on Python 3.11 (typing_extensions' TypedDict), unknown keys refused."""
+    from typing_extensions import TypedDict as ReadableTypedDict
+
+    if is_typeddict(kind):
+        hints = {key: _closed(hint) for key, hint in get_type_hints(kind, include_extras=True).items()}
+        make: Any = ReadableTypedDict  # called with values, which its stub does not allow
+        built = make(kind.__name__, hints)
+        built.__doc__ = kind.__doc__
+        built.__pydantic_config__ = {"extra": "forbid"}
+        return built
+    if (origin := get_origin(kind)) is None or origin is Literal:
+        return kind
+    inner = tuple(_closed(item) for item in get_args(kind))
+    if origin is NotRequired:
+        return NotRequired[inner[0]]
+    return reduce(or_, inner) if origin is UnionType else origin[inner]

@@ -1,0 +1,98 @@
+"""What the user typed for one command, read into questions; and the answer's way out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from kvcalc.answers.common import Ask
+from kvcalc.core.gpu import Gpu
+from kvcalc.errors import UsageError, short
+from kvcalc.registry import Registry, load_registry
+from kvcalc.render.output import FORMATS, write
+from kvcalc.targets import Target, load_target
+from kvcalc.units import parse_bytes, parse_count, parse_tokens
+
+MAX_DEGREE = 4096
+DEFAULT_CONTEXT = 8192
+#: What `compare` and `variants` assume when no GPU is named, and say so.
+DEFAULT_GPU = "h100-80gb"
+
+
+class Given(NamedTuple):
+    """The arguments and options of one call, as text (None: absent)."""
+
+    values: Mapping[str, Any]
+
+    def ask(self) -> Ask:
+        """The common options, parsed.
+
+        Raises: UsageError for a value out of range.
+        """
+        values = self.values
+        name, count = self._gpu()
+        context = values.get("context")
+        return Ask(
+            context_tokens=DEFAULT_CONTEXT if context is None else parse_tokens(context),
+            sessions=self.whole("sessions", most=2**31) or 1,
+            kv_dtype=values.get("kv_dtype"),
+            state_dtype=values.get("state_dtype"),
+            index_dtype=values.get("index_dtype"),
+            engine=values.get("engine") or "ideal",
+            engine_options=tuple(values.get("option") or ()),
+            tp=self.whole("tp"),
+            pp=self.whole("pp") or 1,
+            dp=self.whole("dp") or 1,
+            dcp=self.whole("dcp") or 1,
+            gpu=name,
+            gpu_count=count,
+            weight_dtype=values.get("weight_dtype"),
+            pool_bytes=self._bytes("pool"),
+            overhead_bytes=self._bytes("overhead"),
+            encoder_tokens=self.whole("encoder_tokens", most=2**31, least=0),
+        )
+
+    def whole(self, name: str, *, most: int = MAX_DEGREE, least: int = 1) -> int | None:
+        """A whole number option, or None."""
+        text = self.values.get(name)
+        return None if text is None else parse_count(text, field=name.replace("_", "-"), most=most, least=least)
+
+    def _bytes(self, name: str) -> int | None:
+        text = self.values.get(name)
+        return None if text is None else parse_bytes(text, field=name)
+
+    def _gpu(self) -> tuple[str | None, int | None]:
+        text = self.values.get("gpu")
+        if text is None:
+            return None, None
+        name, colon, count = text.partition(":")
+        return name, parse_count(count, field="gpu", most=MAX_DEGREE) if colon else None
+
+    def registry(self) -> Registry:
+        return load_registry(self.values.get("models_dir"))
+
+    def target(self, registry: Registry) -> Target:
+        """The one TARGET."""
+        return load_target(self.values["target"], registry)
+
+    def targets(self, registry: Registry) -> list[Target]:
+        return [load_target(text, registry) for text in self.values["targets"]]
+
+    def gpu(self, ask: Ask, registry: Registry) -> Gpu | None:
+        return None if ask.gpu is None else registry.gpu(ask.gpu)
+
+    def gpu_or_default(self, ask: Ask, registry: Registry) -> tuple[Gpu | None, list[str]]:
+        """The GPU asked for; without one, and without a pool, the default and the sentence that says so."""
+        if ask.gpu is not None or ask.pool_bytes is not None:
+            return self.gpu(ask, registry), []
+        return registry.gpu(DEFAULT_GPU), [f"GPU {DEFAULT_GPU}: none was asked for (--gpu)"]
+
+    def emit(self, answer: Mapping[str, Any]) -> None:
+        """Print the answer in the format asked for.
+
+        Raises: UsageError for an unknown format.
+        """
+        chosen = self.values.get("format")
+        if chosen is not None and chosen not in FORMATS:
+            raise UsageError(f"unknown format {short(chosen)}", fix=f"one of: {', '.join(FORMATS)}", field="format")
+        write(answer, "json" if self.values.get("json") else chosen)

@@ -1,0 +1,10 @@
+from __future__ import annotations
+
+from kvcalc.cli.given import Given
+
+
+def run(given: Given) -> int:
+    from kvcalc.answers.listings import list_gpus
+
+    given.emit(list_gpus(given.registry(), match=given.values["match"]))
+    return 0

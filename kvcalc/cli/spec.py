@@ -1,0 +1,150 @@
+"""The command line as data: every command, its arguments and options, said once.
+
+typer's commands (`cli.app`), the quick parser (`cli.quick`) and the documentation are all made from this table.
+A command's module of the same name in this package has `run(given) -> exit code`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Opt(NamedTuple):
+    """One option. Values stay text until `Given` reads them; `switch` takes no value, `many` may be repeated."""
+
+    name: str
+    flags: tuple[str, ...]
+    metavar: str
+    help: str
+    many: bool = False
+    switch: bool = False
+
+
+class Argument(NamedTuple):
+    """The positional argument of a command."""
+
+    name: str
+    metavar: str
+    many: bool = False
+    required: bool = True
+
+
+class Spec(NamedTuple):
+    """One command: a line for the list, a text for its --help with an example, what it takes."""
+
+    summary: str
+    text: str
+    argument: Argument | None
+    options: tuple[Opt, ...]
+
+
+_OUTPUT = (
+    Opt("format", ("--format",), "FORMAT", "table, plain, json, csv or markdown; default: table, plain in a pipe."),
+    Opt("json", ("--json",), "", "Short for --format json.", switch=True),
+)
+_MODELS = (Opt("models_dir", ("--models-dir",), "DIR", "More model files (or KVCALC_MODELS)."),)
+_CACHE = (
+    Opt("context", ("-c", "--context"), "TOKENS", "Tokens per session, like 8192 or 128k (default 8k)."),
+    Opt("sessions", ("-n", "--sessions"), "N", "Sessions (default 1)."),
+    Opt("kv_dtype", ("--kv-dtype",), "TYPE", "KV type: fp8, or k=q8_0,v=q4_0 (default: the model's)."),
+    Opt("state_dtype", ("--state-dtype",), "TYPE", "Recurrent states (default float32)."),
+    Opt("index_dtype", ("--index-dtype",), "TYPE", "Indexer keys (default: the model's)."),
+    Opt("engine", ("-e", "--engine"), "NAME", "Who allocates, like ideal or NAME@VERSION (default ideal)."),
+    Opt("option", ("-o", "--option"), "KEY=VALUE", "Engine option; `kvcalc engines NAME` lists them.", many=True),
+    Opt("tp", ("--tp",), "N", "Tensor parallel degree."),
+    Opt("pp", ("--pp",), "N", "Pipeline parallel degree."),
+    Opt("dp", ("--dp",), "N", "Data parallel degree."),
+    Opt("dcp", ("--dcp",), "N", "Decode context parallel degree."),
+    Opt("encoder_tokens", ("--encoder-tokens",), "N", "Encoder length, for models with cross attention."),
+    Opt("gpu", ("--gpu",), "NAME[:N]", "GPU, like h100-80gb or h200:8; `kvcalc gpus` lists them."),
+)
+_POOL = (
+    Opt("weight_dtype", ("--weight-dtype",), "TYPE", "Type of the weights (default: the checkpoint's)."),
+    Opt("pool", ("--pool",), "SIZE", "KV memory per GPU, like 24GiB: skips the ledger."),
+    Opt("overhead", ("--overhead",), "SIZE", "Replaces the overhead estimate."),
+)
+_SHAPES = (
+    Opt("latent_dim", ("--latent-dim",), "N", "MLA latent width (default 512)."),
+    Opt("rope_dim", ("--rope-dim",), "N", "MLA rotary key width (default 64)."),
+    Opt("window", ("--window",), "N", "Window of the sliding variant (default 4096)."),
+    Opt("hybrid_window", ("--hybrid-window",), "N", "Window of the hybrid's local layers (default 1024)."),
+    Opt("hybrid_local", ("--hybrid-local",), "N", "Local layers per global one (default 5)."),
+)
+_ONE = Argument("target", "TARGET")
+_WORD = Argument("match", "[WORD]", required=False)
+
+COMMANDS: dict[str, Spec] = {
+    "compare": Spec(
+        "Models side by side: bytes per token, cache, max context, sessions.",
+        "Models side by side on one GPU type: bytes per token, cache per session, ratio to their own MHA form, max "
+        "context, sessions.\n\nExample: kvcalc compare llama3 deepseek-v2 -c 128k --gpu h200",
+        Argument("targets", "TARGET...", many=True),
+        (*_CACHE, *_POOL, *_MODELS, *_OUTPUT),
+    ),
+    "size": Spec(
+        "Bytes of a context x sessions, component by component.",
+        "Bytes of a context x sessions, component by component.\n\n"
+        "Example: kvcalc size gemma3-27b -c 128k -n 4 --kv-dtype fp8",
+        _ONE,
+        (*_CACHE, *_MODELS, *_OUTPUT),
+    ),
+    "explain": Spec(
+        "The formula with this model's integers in it.",
+        "The formula filled with this model's integers, term by term, and where each rule was read.\n\n"
+        "Example: kvcalc explain qwen3-next-80b -c 128k",
+        _ONE,
+        (*_CACHE, *_MODELS, *_OUTPUT),
+    ),
+    "variants": Spec(
+        "The same model as MHA, GQA, MQA, MLA, windowed, hybrid.",
+        "The same model as MHA, GQA, MQA, MLA, windowed and hybrid, at equal budget.\n\n"
+        "Example: kvcalc variants llama3 -c 32k",
+        _ONE,
+        (*_SHAPES, *_CACHE, *_POOL, *_MODELS, *_OUTPUT),
+    ),
+    "fit": Spec(
+        "The GPU's memory, max context, sessions; exit 1 when it does not fit.",
+        "The GPU's memory line by line, the longest context and the most sessions; exit 1 when the load does not fit."
+        "\n\nExample: kvcalc fit llama3-70b --gpu h100-80gb --tp 4 -c 32k -n 8",
+        _ONE,
+        (*_CACHE, *_POOL, *_MODELS, *_OUTPUT),
+    ),
+    "models": Spec(
+        "The shipped models.",
+        "The shipped models, all or those with WORD in a name.\n\nExample: kvcalc models qwen3",
+        _WORD,
+        (*_MODELS, *_OUTPUT),
+    ),
+    "gpus": Spec(
+        "The known GPUs, in the bytes their driver reports.",
+        "The known GPUs, in the bytes their driver reports, all or those with WORD in a name.\n\n"
+        "Example: kvcalc gpus h100",
+        _WORD,
+        _OUTPUT,
+    ),
+    "engines": Spec(
+        "The engines, or one engine's options.",
+        "The engines, or one engine's options.\n\nExample: kvcalc engines ideal",
+        Argument("name", "[ENGINE]", required=False),
+        _OUTPUT,
+    ),
+    "dtypes": Spec(
+        "The element types and their true bytes.",
+        "The element types and their true bytes.\n\nExample: kvcalc dtypes --json",
+        None,
+        _OUTPUT,
+    ),
+    "validate": Spec(
+        "Check model files.",
+        "Check model files: YAML, or a Hugging Face config.json. Exit 3 when one is broken.\n\n"
+        "Example: kvcalc validate my-model.yaml",
+        Argument("files", "FILE...", many=True),
+        _OUTPUT,
+    ),
+    "schema": Spec(
+        "JSON Schema of a model file, or of an answer.",
+        "JSON Schema of a model file, or of the JSON that COMMAND answers with.\n\nExample: kvcalc schema fit",
+        Argument("of", "[model|COMMAND]", required=False),
+        (),
+    ),
+}

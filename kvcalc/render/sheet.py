@@ -1,0 +1,70 @@
+"""What a page of an answer is before it has a format: lines, tables, notes. No arithmetic, no printing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Cell(NamedTuple):
+    """One value as a person reads it and, where that differs, as a program reads it."""
+
+    text: str
+    raw: object = None
+
+    @property
+    def value(self) -> object:
+        return self.text if self.raw is None else self.raw
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """title: for people; key: for CSV (empty: the column is only drawn); right: numbers; style: a colour role."""
+
+    title: str
+    key: str = ""
+    right: bool = False
+    style: str = ""
+    #: Columns with the highest number go first when a terminal is too narrow.
+    drop: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sheet:
+    """One table with the sentences before and after it."""
+
+    title: str = ""
+    lead: tuple[str, ...] = ()
+    columns: tuple[Column, ...] = ()
+    rows: tuple[tuple[Cell, ...], ...] = ()
+    total: tuple[Cell, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """All sheets of one answer; the first with columns is what CSV writes."""
+
+    sheets: tuple[Sheet, ...]
+    assumptions: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    verdict: str = ""
+    good: bool | None = None
+    footer: tuple[str, ...] = field(default=())
+
+
+def number(value: int | None, *, none: str = "unlimited") -> Cell:
+    """An integer with thousands separators."""
+    return Cell(none, "") if value is None else Cell(f"{value:,}", value)
+
+
+def bar(value: int, most: int, width: int = 12) -> str:
+    """`value` relative to `most` in eighths of a character; never empty for a positive value.
+
+    >>> bar(1, 2, 4)
+    '██'
+    """
+    if most <= 0 or value <= 0:
+        return ""
+    eighths = max(value * width * 8 // most, 1)
+    return "█" * (eighths // 8) + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[eighths % 8]

@@ -1,0 +1,79 @@
+"""Plain text and markdown: aligned columns, no colour, no library. What a pipe gets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kvcalc.render.sheet import Page, Sheet
+
+
+def plain_text(page: Page) -> str:
+    """The page as aligned text."""
+    lines: list[str] = []
+    for sheet in page.sheets:
+        if lines:
+            lines.append("")
+        lines.extend([sheet.title] if sheet.title else [])
+        lines.extend(sheet.lead)
+        if sheet.columns:
+            lines.extend(_aligned(sheet))
+        lines.extend(sheet.notes)
+    return "\n".join([*lines, *_tail(page)]) + "\n"
+
+
+def _tail(page: Page) -> list[str]:
+    lines = [f"\n{page.verdict}"] if page.verdict else []
+    if page.assumptions:
+        lines += ["", "assumed:", *(f"  - {text}" for text in page.assumptions)]
+    if page.warnings:
+        lines += ["", "warning:", *(f"  - {text}" for text in page.warnings)]
+    return [*lines, *page.footer]
+
+
+def _aligned(sheet: Sheet) -> list[str]:
+    body = [[cell.text for cell in row] for row in (*sheet.rows, *([sheet.total] if sheet.total else []))]
+    table = [[column.title for column in sheet.columns], *body]
+    widths = [max(len(row[index]) for row in table) for index in range(len(sheet.columns))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = (
+            text.rjust(width) if column.right else text.ljust(width)
+            for text, width, column in zip(row, widths, sheet.columns, strict=True)
+        )
+        return "  ".join(cells).rstrip()
+
+    lines = [line(row) for row in table]
+    rule = "-" * min(max(map(len, lines)), sum(widths) + 2 * (len(widths) - 1))
+    lines.insert(1, rule)
+    if sheet.total:
+        lines.insert(len(lines) - 1, rule)
+    return lines
+
+
+def markdown(page: Page) -> str:
+    """The page as GitHub markdown."""
+    blocks: list[str] = []
+    for sheet in page.sheets:
+        if sheet.title:
+            blocks.append(f"### {sheet.title}")
+        if sheet.lead:
+            blocks.append("  \n".join(sheet.lead))
+        if sheet.columns:
+            blocks.append(_markdown_table(sheet))
+        blocks.extend(sheet.notes)
+    if page.verdict:
+        blocks.append(f"**{page.verdict}**")
+    for word, texts in (("Assumed", page.assumptions), ("Warning", page.warnings)):
+        if texts:
+            blocks.append(f"{word}:\n\n" + "\n".join(f"- {text}" for text in texts))
+    return "\n\n".join([*blocks, *page.footer]) + "\n"
+
+
+def _markdown_table(sheet: Sheet) -> str:
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    rows = [*sheet.rows, *([sheet.total] if sheet.total else [])]
+    rule = [("--:" if column.right else "---") for column in sheet.columns]
+    titles = [column.title for column in sheet.columns]
+    return "\n".join([line(titles), line(rule), *(line([cell.text for cell in row]) for row in rows)])
