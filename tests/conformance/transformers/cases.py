@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import transformers
-from shrink import DROP, GENERIC, OVERRIDES
+from shrink import DROP, GENERIC, OVERRIDES, VARIANTS, WIDE_WINDOW, WINDOW
 from transformers.models.auto import configuration_auto, modeling_auto
 
 
@@ -67,3 +67,32 @@ def shrunk(model_type: str, changes: dict[str, Any]) -> Any:
     values.update(OVERRIDES.get(model_type, {}))
     values.update(changes)
     return cls(**{key: value for key, value in values.items() if value is not DROP})
+
+
+_WINDOW_KEYS = ("sliding_window", "attention_window_size", "sliding_window_size", "attention_chunk_size")
+
+
+def config_of(case: Case) -> Any:
+    """The shrunken config of one case."""
+    known = config_class(case.model_type)().to_dict()
+    changes: dict[str, Any] = {}
+    if "is_decoder" in known and case.family == "causal":
+        changes = {"is_decoder": True, "is_encoder_decoder": False} if "is_encoder_decoder" in known else {"is_decoder": True}
+    if case.variant == "wide-window":
+        changes |= {key: WIDE_WINDOW for key in _WINDOW_KEYS if key in known}
+    elif case.variant == "sliding-on":
+        changes |= {"use_sliding_window": True} | ({"max_window_layers": 3} if "max_window_layers" in known else {})
+    elif case.variant != "default":
+        changes |= VARIANTS[case.model_type][case.variant]
+    return shrunk(case.model_type, changes)
+
+
+def variants(model_type: str, family: str) -> list[str]:
+    """The default config, windows above every token count, switched windows, and what `VARIANTS` names."""
+    known = config_class(model_type)().to_dict()
+    names = ["default"]
+    if any(type(known.get(key)) is int for key in _WINDOW_KEYS):
+        names.append("wide-window")
+    if "use_sliding_window" in known:
+        names.append("sliding-on")
+    return names + (list(VARIANTS.get(model_type, ())) if family != "wrapper" else [])

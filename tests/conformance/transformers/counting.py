@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import torch
 
 #: Counters, not cache: an i64 length per layer, the window as a tensor (8 bytes each).
-BOOKKEEPING = {"_sliding_window_tensor", "cumulative_length"}
+BOOKKEEPING = {"_sliding_window_tensor", "cumulative_length", "seqlen_offset"}
 #: Where a model hands back its cache, and under which name it takes it again.
 CACHE_NAMES = ("past_key_values", "cache_params", "state", "mems", "past_buckets_states")
 
@@ -53,20 +54,19 @@ def _sizes(tensors: Iterator[torch.Tensor]) -> tuple[int, int]:
     return sum(tensor.numel() * tensor.element_size() for tensor in unique.values()), sum(storages.values())
 
 
-def count(cache: Any, batch: int) -> Counted:
+def count(cache: Any) -> Counted:
     """Count a Cache (by layer), an EncoderDecoderCache (self and cross together), or a list of tensors."""
     found = Counted()
     if hasattr(cache, "self_attention_cache"):
-        own, cross = count(cache.self_attention_cache, batch), count(cache.cross_attention_cache, batch)
+        own, cross = count(cache.self_attention_cache), count(cache.cross_attention_cache)
         for index in range(max(len(own.logical), len(cross.logical))):
             for name in ("logical", "resident"):
                 parts = [side[index] for side in (getattr(own, name), getattr(cross, name)) if index < len(side)]
                 getattr(found, name).append(sum(parts))
         return found
     if hasattr(cache, "layers"):
-        parts: list[Any] = list(cache.layers)
-        if hasattr(cache, "linear_cache"):  # MiniMaxCache keeps its states beside the layers
-            parts = [[layer, state] for layer, state in zip(cache.layers, cache.linear_cache, strict=False)]
+        states = getattr(cache, "linear_cache", [])  # MiniMaxCache keeps them beside the layers
+        parts = [list(pair) for pair in zip_longest(cache.layers, states)]
     elif isinstance(cache, list | tuple) and all(isinstance(item, torch.Tensor) for item in cache):
         found.unlayered = _sizes(iter(cache))[0]
         return found

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from cases import Case, config_class, model_class
+from cases import Case, model_class
 from counting import Counted, count, returned_cache
 
 ENCODER_TOKENS = 9
@@ -26,22 +29,28 @@ class Measured:
     counted: Counted
 
 
-def build(case: Case, config: Any, dtype: str) -> Any:
-    """The model in `dtype`, with the modules that must stay float32 in float32.
-
-    An empty state_dict makes from_pretrained initialise every weight itself, in the type it would load it in.
-    """
+def save(case: Case, config: Any, folder: Path) -> None:
+    """Write a checkpoint of random bfloat16 weights with its config.json."""
     torch.manual_seed(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _quiet():
+        model = model_class(case.model_type, case.family)._from_config(copy.deepcopy(config), dtype=torch.bfloat16)
+        model.save_pretrained(folder)
+
+
+def load(case: Case, folder: Path, dtype: str) -> Any:
+    """The checkpoint as from_pretrained loads it, with the modules that must stay float32 in float32."""
+    with _quiet():
         model = model_class(case.model_type, case.family).from_pretrained(
-            None,
-            config=copy.deepcopy(config),
-            state_dict={},
-            dtype=getattr(torch, dtype),
-            experts_implementation="eager",
+            folder, dtype=getattr(torch, dtype), experts_implementation="eager"
         )
     return model.eval()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 class Session:
@@ -51,9 +60,15 @@ class Session:
         self.model, self.case, self.batch = model, case, batch
         self.kept: dict[str, Any] = {}
         self.tokens = 0
+        self.ids = torch.zeros((batch, 0), dtype=torch.long)
+        if case.model_type == "recurrent_gemma":
+            reset_module_states(model)
+            self.kept = {"past_key_values": transformers.DynamicCache(config=model.config)}
 
     def feed(self, tokens: int, **more: Any) -> Any:
         ids = torch.randint(3, 100, (self.batch, tokens))
+        if self.case.model_type == "cpmant":  # wants all tokens again and skips the cached ones itself
+            ids = self.ids = torch.cat([self.ids, ids], dim=1)
         inputs: dict[str, Any] = {"input_ids": ids, "use_cache": True, **self.kept, **more}
         if self.case.family == "seq2seq":
             encoder_ids = torch.randint(3, 100, (self.batch, ENCODER_TOKENS))
@@ -77,26 +92,31 @@ class Session:
         """Feed tokens and count what the cache then holds."""
         output = self.feed(tokens)
         if self.case.model_type == "recurrent_gemma":
-            return module_states(self.model, self.batch)
+            found = count(self.kept["past_key_values"])
+            add_module_states(found, self.model)
+            return found
         name, cache = returned_cache(output)
         self.kept = {name: cache}
-        return count(cache, self.batch)
+        return count(cache)
 
 
-def module_states(model: Any, batch: int) -> Counted:
-    """RecurrentGemma keeps its cache as attributes of its modules."""
-    found = Counted()
+def reset_module_states(model: Any) -> None:
     for layer in model.model.layers:
+        for module in (layer.temporal_block, getattr(layer.temporal_block, "rg_lru", None)):
+            for name in ("conv1d_state", "recurrent_states"):
+                if hasattr(module, name):
+                    setattr(module, name, None)
+
+
+def add_module_states(found: Counted, model: Any) -> None:
+    """RecurrentGemma keeps its recurrent states as attributes of its modules, one live batch per model."""
+    for index, layer in enumerate(model.model.layers):
         block = layer.temporal_block
-        tensors = []
-        for module in (block, getattr(block, "rg_lru", None)):
-            for name in ("conv1d_state", "recurrent_states", "key_states", "value_states"):
-                value = getattr(module, name, None)
-                if isinstance(value, torch.Tensor):
-                    tensors.append(value)
-        found.logical.append(sum(tensor.numel() * tensor.element_size() for tensor in tensors))
-        found.resident.append(sum(tensor.untyped_storage().nbytes() for tensor in tensors))
-    return found
+        states = [getattr(block, "conv1d_state", None), getattr(getattr(block, "rg_lru", None), "recurrent_states", None)]
+        for tensor in states:
+            if tensor is not None:
+                found.logical[index] += tensor.numel() * tensor.element_size()
+                found.resident[index] += tensor.untyped_storage().nbytes()
 
 
-__all__ = ["ENCODER_TOKENS", "Measured", "Session", "build", "config_class"]
+__all__ = ["ENCODER_TOKENS", "Measured", "Session", "load", "save"]

@@ -50,33 +50,105 @@ GENERIC: dict[str, Any] = {
 }  # fmt: skip
 
 _LINEAR_AND_FULL = ["linear_attention", "full_attention"]
-_V4 = ["heavily_compressed_attention", "compressed_sparse_attention"]
-
-#: Keys that an architecture needs otherwise; None as a value drops the generic one.
-DROP = object()
+_CSA, _HCA, _SLIDING = "compressed_sparse_attention", "heavily_compressed_attention", "sliding_attention"
+_RATES = {_CSA: 4, _HCA: 5}
 _SWA_DIMS = {"swa_num_attention_heads": 6, "swa_num_key_value_heads": 3, "swa_head_dim": 14}
+_MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}}
+_MROPE6 = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}}
+
+#: A value that drops the generic one.
+DROP = object()
+
+#: Keys that an architecture needs otherwise.
 OVERRIDES: dict[str, dict[str, Any]] = {
+    "bailing_hybrid": {"short_conv_kernel_size": 3},
     "bamba": {"attn_layer_indices": [2, 5]},
-    "granitemoehybrid": {"layer_types": (_LINEAR_AND_FULL * 4)[:LAYERS]},
     "codegen": {"n_head": 4},
-    "cohere_compass_text": {"layer_types": (["sliding_attention"] * 3 + ["full_attention"]) * 2, "num_hidden_layers": 8},
-    "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0}, "ffn_config": {"ffn_hidden_size": 44, "moe_num_experts": 4, "moe_top_k": 2}},
+    "cohere_compass_text": {
+        "layer_types": ["full_attention"] * LAYERS,
+        "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}},
+    },
+    "cosmos3_edge_text": _MROPE,
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0},
+        "ffn_config": {"ffn_hidden_size": 44, "moe_num_experts": 4, "moe_top_k": 2},
+    },
+    "deepseek_v4": {"compress_rates": _RATES},
     "falcon_h1": {"mamba_d_ssm": 144},
-    "gemma3n_text": {"num_hidden_layers": 10, "num_kv_shared_layers": 0, "laurel_rank": 8, "activation_sparsity_pattern": None, "intermediate_size": [44] * 10},
+    "gemma3n_text": {
+        "num_hidden_layers": 10,
+        "num_kv_shared_layers": 0,
+        "laurel_rank": 8,
+        "activation_sparsity_pattern": None,
+        "intermediate_size": [44] * 10,
+    },
+    "glm4v_moe_text": _MROPE6,
+    "glm4v_text": _MROPE6,
+    "glm5_next_text": {"index_kpool": 4, "index_topk": 8},
+    "glm_image_text": _MROPE6,
+    "glm_ocr_text": _MROPE6,
     "gpt_neo": {"num_layers": 4, "attention_types": [[["global", "local"], 2]], "window_size": WINDOW},
+    "granitemoehybrid": {"layer_types": (_LINEAR_AND_FULL * 4)[:LAYERS]},
     "helium": {"head_dim": 12},
+    "hunyuan_vl_text": _MROPE,
+    "inkling2_text": dict(_SWA_DIMS),
+    "inkling_text": dict(_SWA_DIMS),
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "conv", "full_attention", "conv", "conv"]},
-    "longcat_flash": {"num_layers": 3},
-    "mamba2": {"num_heads": 9, "head_dim": 16},
-    "mimo_v2_flash": {"v_head_dim": 10},
-    "prophetnet": {"num_encoder_layers": 3, "num_decoder_layers": 3},
-    "qwen4_exp_text": {"indexer_n_heads": 4, "indexer_kv_heads": 1, "indexer_budget": 8, "indexer_compress_ratio": 2, "hc_lowrank": 8, "eos_token_id": 2},
-    "reformer": {"is_decoder": True, "attn_layers": ["local", "lsh", "local", "lsh"], "attention_head_size": 12, "axial_pos_shape": [8, 8], "axial_pos_embds_dim": [24, 48], "num_buckets": 4, "local_attn_chunk_length": 4, "lsh_attn_chunk_length": 4, "feed_forward_size": 44},
-    "rwkv": {"attention_hidden_size": 90},
+    "longcat_flash": {"num_layers": 3, "head_dim": 8},
+    "mimo_v2_flash": {"num_key_value_heads": 3},
+    "mamba2": {"head_dim": 16, "num_heads": 9},
+    "modernbert-decoder": {"sliding_window": DROP, "local_attention": 2 * WINDOW},
+    "nemotron_h": {"layers_block_type": ["mamba", "moe", "attention", "mlp", "mamba", "attention", "moe"]},
+    "qwen2_5_vl_text": _MROPE6,
+    "qwen2_vl_text": _MROPE6,
+    "qwen4_exp_text": {
+        "indexer_n_heads": 4,
+        "indexer_kv_heads": 1,
+        "indexer_budget": 8,
+        "indexer_compress_ratio": 2,
+        "hc_lowrank": 8,
+    },
+    "rwkv": {"attention_hidden_size": 72},
     "stablelm": {"partial_rotary_factor": 0.5},
-    "xlstm": {"num_heads": 4, "hidden_size": 160},
-    "zamba": {"attention_head_dim": 24},
-    "zamba2": {"layers_block_type": ["mamba", "mamba", "hybrid", "mamba", "hybrid", "mamba", "mamba"], "n_mamba_heads": 9},
+    "xlstm": {"num_heads": 4, "hidden_size": 128},
+    "xmod": {"default_language": "en_XX"},
+    "zamba": {"attention_head_dim": 24, "num_hidden_layers": 13},
+    "zamba2": {
+        "layers_block_type": ["mamba", "mamba", "hybrid", "mamba", "hybrid", "mamba", "mamba"],
+        "n_mamba_heads": 9,
+        "attention_head_dim": DROP,
+    },
     "zaya": {"num_experts_per_tok": 1, "router_hidden_size": 12},
-    "inkling_text": dict(_SWA_DIMS), "inkling2_text": dict(_SWA_DIMS),
-}  # fmt: skip
+}
+
+#: Further configs of one architecture: name -> keys.
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "deepseek_v4": {
+        "sliding-first": {"layer_types": [_SLIDING, _HCA, _CSA, _CSA, _HCA, _SLIDING, _CSA]},
+        "other-rates": {"compress_rates": {_CSA: 3, _HCA: 7}, "index_head_dim": 22},
+    },
+    "deepseek_v3": {"no-q-lora": {"q_lora_rank": None, "kv_lora_rank": 26}},
+    "falcon": {
+        "new-decoder": {"new_decoder_architecture": True, "num_kv_heads": 2},
+        "many-heads": {"multi_query": False},
+    },
+    "gemma3n_text": {"shared": {"num_hidden_layers": 12, "num_kv_shared_layers": 2, "intermediate_size": [44] * 12}},
+    "gemma4_text": {"shared": {"num_kv_shared_layers": 1, "num_hidden_layers": 13}},
+    "glm_moe_dsa": {"shared-index": {"indexer_types": ["full", "full", "shared", "full", "shared", "shared", "full"]}},
+    "gpt_bigcode": {"many-heads": {"multi_query": False}},
+    "hy_v4": {"shared-index": {"indexer_types": ["full", "shared", "full", "full", "shared", "shared", "full"]}},
+    "llama": {
+        "derived-head-dim": {"head_dim": DROP},
+        "mha": {"num_key_value_heads": 6},
+        "mqa": {"num_key_value_heads": 1},
+    },
+    "mistral": {"no-window": {"sliding_window": None}},
+    "mixtral": {"no-window": {"sliding_window": None}},
+    "ministral3": {"no-window": {"sliding_window": None}},
+    "phi3": {"no-window": {"sliding_window": None}},
+    "phimoe": {"no-window": {"sliding_window": None}},
+    "starcoder2": {"no-window": {"sliding_window": None}},
+    "jamba": {"other-period": {"attn_layer_period": 3, "attn_layer_offset": 1}},
+    "mamba": {"wider": {"expand": 3}},
+    "zaya": {"sliding": {"layer_types": ["hybrid", "hybrid_sliding"] * 3 + ["hybrid"], "sliding_window": WINDOW}},
+}
