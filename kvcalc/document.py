@@ -12,6 +12,7 @@ from typing import Any
 
 from kvcalc.core.model import Check, Kind, Model, Mtp, Source, Weights
 from kvcalc.dtypes import get_dtype
+from kvcalc.engines import engine_names
 from kvcalc.errors import KvcalcError, ModelFileError, did_you_mean, short
 from kvcalc.kinds import kind_class
 
@@ -72,11 +73,18 @@ def _dtype(name: str | None, field: str) -> str | None:
 def _weights(doc: Mapping[str, Any] | None) -> Weights | None:
     if doc is None:
         return None
-    return Weights(dtype=_dtype(doc.get("dtype"), "weights.dtype"), bytes=doc.get("bytes"), source=doc.get("source"))
+    return Weights(**{**doc, "dtype": _dtype(doc.get("dtype"), "weights.dtype")})
 
 
 def _check(index: int, doc: Mapping[str, Any]) -> Check:
     dtype = _dtype(doc.get("dtype"), f"checks.{index}.dtype")
+    if "engine" in doc and doc["engine"].partition("@")[0] not in engine_names():
+        raise ModelFileError(
+            f"unknown engine {short(doc['engine'])}",
+            fix=f"one of: {', '.join(engine_names())}",
+            field=f"checks.{index}.engine",
+            value=doc["engine"],
+        )
     return Check(**{**doc, "dtype": dtype})
 
 
@@ -84,6 +92,8 @@ def _blocks(attention: Mapping[str, Any]) -> tuple[dict[str, Kind], bool]:
     """Block name -> kind; True when the document has one unnamed block."""
     if "kind" in attention:
         return {"attention": _kind(attention, "attention")}, True
+    if not attention:
+        raise ModelFileError("attention is empty", fix="write {kind: ...}, or name blocks", field="attention")
     if len(attention) > MAX_BLOCKS:
         raise ModelFileError(f"more than {MAX_BLOCKS} blocks", fix="name each distinct block once", field="attention")
     return {name: _kind(block, f"attention.{name}") for name, block in attention.items()}, False
@@ -104,12 +114,20 @@ def _kind(doc: Mapping[str, Any], path: str) -> Kind:
 
 
 def _check_shared(blocks: Mapping[str, Kind]) -> None:
+    """Every `of` names a block that has a cache of its own."""
     for name, kind in blocks.items():
         source = getattr(kind, "of", None)  # only `shared` has it
         if source is not None and source not in blocks:
             raise ModelFileError(
                 f"block {name!r} shares the cache of {source!r}, which is no block",
                 fix=did_you_mean(source, list(blocks)) or f"blocks: {', '.join(blocks)}",
+                field=f"attention.{name}.of",
+                value=source,
+            )
+        if source is not None and blocks[source].kind == kind.kind:
+            raise ModelFileError(
+                f"block {name!r} shares the cache of {source!r}, which has none of its own",
+                fix="name the block that writes the cache",
                 field=f"attention.{name}.of",
                 value=source,
             )
@@ -184,7 +202,7 @@ def _known(name: str, path: str, blocks: Mapping[str, Kind]) -> str:
     if name in blocks or name == "none":
         return name
     raise ModelFileError(
-        f"pattern names {name!r}, which is no block of attention",
+        f"{path.partition('.')[0]} names {name!r}, which is no block of attention",
         fix=did_you_mean(name, list(blocks)) or f"blocks: {', '.join(blocks)}",
         field=path,
         value=name,

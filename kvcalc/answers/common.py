@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvcalc import __version__
 from kvcalc.core.exactness import SCHEMA_VERSION
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
     from kvcalc.core.result import EngineInfo, ModelInfo
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class Ask(NamedTuple):
     """One question's common options, parsed but not yet applied to a model. None: not asked for."""
 
     context_tokens: int = 8192
@@ -44,8 +42,7 @@ class Ask:
     encoder_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
+class Prepared(NamedTuple):
     """A planner, the planner of one undivided copy, and what has to be said beside the numbers."""
 
     target: Target
@@ -56,7 +53,7 @@ class Prepared:
     single: Planner
     assumptions: list[str]
     warnings: list[str]
-    inputs: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, Any]
 
 
 def read_kv_dtype(text: str) -> tuple[str | None, str | None]:
@@ -88,9 +85,9 @@ def cache_dtypes(model: Model, ask: Ask) -> CacheDtypes:
     otherwise (reference models state no other type); convolution tails stay in the model's type.
     """
     base = model.cache_dtype or model.dtype
-    key, value = read_kv_dtype(ask.kv_dtype) if ask.kv_dtype else (None, None)
-    state = get_dtype(ask.state_dtype, field="state-dtype").name if ask.state_dtype else model.state_dtype
-    index = get_dtype(ask.index_dtype, field="index-dtype").name if ask.index_dtype else model.index_dtype
+    key, value = read_kv_dtype(ask.kv_dtype) if ask.kv_dtype is not None else (None, None)
+    state = get_dtype(ask.state_dtype, field="state-dtype").name if ask.state_dtype is not None else model.state_dtype
+    index = get_dtype(ask.index_dtype, field="index-dtype").name if ask.index_dtype is not None else model.index_dtype
     return CacheDtypes(
         key=key or base,
         value=value or base,

@@ -23,12 +23,15 @@ def compare(targets: Sequence[Target], ask: Ask, gpu: Gpu | None) -> dict[str, A
     results = [_one(target, ask, gpu) for target in targets]
     inputs = {key: value for key, value in results[0][1].items() if key != "tp"}
     records = [record for record, _ in results]
+    named = [(record["model"]["name"], record) for record in records]
     return {
         **header("compare", {"targets": [target.origin for target in targets], **inputs, "tp": ask.tp}),
         "engine": records[0]["engine"],
         "exactness": weakest(*(record["exactness"] for record in records)),
-        "assumptions": list(dict.fromkeys(text for record in records for text in record["assumptions"])),
-        "warnings": list(dict.fromkeys(text for record in records for text in record["warnings"])),
+        "assumptions": _gathered(
+            [(name, text) for name, record in named for text in record["assumptions"]], len(named)
+        ),
+        "warnings": _gathered([(name, text) for name, record in named for text in record["warnings"]], len(named)),
         "results": records,
     }
 
@@ -37,5 +40,13 @@ def _one(target: Target, ask: Ask, gpu: Gpu | None) -> tuple[FitRecord, dict[str
     tp, notes = tensor_parallel(target, ask, gpu)
     ready = prepare(target, ask, tp=tp)
     record = fit_record(ready, ask, gpu)
-    record["assumptions"] = [*(f"{target.model.name}: {note}" for note in notes), *record["assumptions"]]
+    record["assumptions"] = [*notes, *record["assumptions"]]
     return record, ready.inputs
+
+
+def _gathered(said: list[tuple[str, str]], models: int) -> list[str]:
+    """Each sentence once; which models it is about, unless it is about all."""
+    about: dict[str, list[str]] = {}
+    for name, text in said:
+        about.setdefault(text, []).append(name)
+    return [text if len(names) == models else f"{', '.join(names)}: {text}" for text, names in about.items()]

@@ -58,6 +58,8 @@ def tensor_parallel(target: Target, ask: Ask, gpu: Gpu | None) -> tuple[int, lis
     tp = 1
     while tp < MAX_AUTO_TP and _ledger(target, ask, gpu, tp).pool_bytes <= 0:
         tp *= 2
+    if _ledger(target, ask, gpu, tp).pool_bytes <= 0:
+        return tp, [f"tensor parallel {tp}: no power of two up to it holds the weights"]
     return tp, [f"tensor parallel {tp}: the smallest power of two that holds the weights"]
 
 
@@ -70,6 +72,7 @@ def fit_record(ready: Prepared, ask: Ask, gpu: Gpu | None) -> FitRecord:
     """The cache record and what of it fits in the pool of one GPU."""
     layout = ready.setup.layout
     if ask.pool_bytes is not None:
+        _check_pool_alone(ask)
         ledger = Ledger(({"item": "pool", "bytes": ask.pool_bytes, "source": "--pool", "exactness": "exact"},))
     elif gpu is not None:
         ledger = _ledger(ready.target, ask, gpu, layout.tp)
@@ -99,6 +102,20 @@ def fit_record(ready: Prepared, ask: Ask, gpu: Gpu | None) -> FitRecord:
         "binding_limit": _binding(pool, context, limit, fits=fits),
         "mha_ratio": mha_ratio(ready, base["per_session_bytes"]),
     }
+
+
+def _check_pool_alone(ask: Ask) -> None:
+    """A pool is what is left after weights and overhead: neither can change it any more.
+
+    Raises: UsageError.
+    """
+    for name, value in (("weight-dtype", ask.weight_dtype), ("overhead", ask.overhead_bytes)):
+        if value is not None:
+            raise UsageError(
+                f"--{name} changes nothing beside --pool",
+                fix=f"drop --{name}, or give --gpu without --pool",
+                field=name,
+            )
 
 
 def _gpu_info(gpu: Gpu, layout: Layout) -> GpuInfo:

@@ -9,7 +9,7 @@ from kvcalc.document import plain
 from kvcalc.dtypes import DTYPES
 from kvcalc.engines import engine_names, get_engine
 from kvcalc.errors import EXIT_CODES
-from kvcalc.registry import Registry
+from kvcalc.registry import Registry, normal
 
 
 def list_models(registry: Registry, *, match: str | None = None) -> dict[str, Any]:
@@ -17,7 +17,7 @@ def list_models(registry: Registry, *, match: str | None = None) -> dict[str, An
     rows = []
     for model in registry.models():
         words = [model.name, *model.aliases]
-        if match and not any(match.lower() in word.lower() for word in words):
+        if match and not any(normal(match) in normal(word) for word in words):
             continue
         rows.append(
             {
@@ -41,7 +41,7 @@ def list_gpus(registry: Registry, *, match: str | None = None) -> dict[str, Any]
     rows = [
         plain(gpu) | {"total_is": gpu.total_is, "aliases": list(gpu.aliases), "prices": [plain(p) for p in gpu.prices]}
         for gpu in registry.gpus()
-        if not match or any(match.lower() in word.lower() for word in (gpu.name, *gpu.aliases))
+        if not match or any(normal(match) in normal(word) for word in (gpu.name, *gpu.aliases))
     ]
     return {**header("gpus", {"match": match}), "results": rows}
 

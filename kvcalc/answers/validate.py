@@ -21,8 +21,7 @@ def _row(file: str) -> dict[str, Any]:
         target.model.stage_blocks(0, 1)
     except KvcalcError as error:
         fault = error.as_dict()["error"]
-        where = error.where.removeprefix(file).lstrip(":")
-        text = f"{where}: {error}" if where else str(error)
+        text = error.sentence.removeprefix(file).removeprefix(":").strip()  # the file has a column of its own
         message = f"{text} ({error.fix})" if error.fix else text
         return {"file": file, "status": "broken", "message": message, "error": fault}
     kinds = " + ".join(f"{count} {kind}" for kind, count in target.model.kinds_summary().items())

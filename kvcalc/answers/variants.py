@@ -66,7 +66,7 @@ def variants(target: Target, ask: Ask, gpu: Gpu | None, shapes: Shapes | None = 
         record = fit_record(ready, ask, gpu)
         exactness, inputs, pool = weakest(exactness, record["exactness"]), ready.inputs, record["pool_bytes"]
         whole = prepare(replace(target, model=_model(target.model, base, _mha(base))), ask, tp=tp)
-        mha_bytes = whole.single.plan(replace(ready.load, sessions=1)).total_bytes
+        mha_bytes = whole.single.plan(ready.load._replace(sessions=1)).total_bytes
         ratio = record["mha_ratio"] if name == "as shipped" else None
         records.append(
             {

@@ -45,11 +45,15 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
-    """Weight bytes of the checkpoint (`bytes`, exact), or the type all parameters are stored in."""
+    """Weight bytes of the checkpoint, or the type (nearly) all parameters are stored in.
+
+    rounded: `bytes` was read from a rounded figure ("51.1 GiB"), so what is computed from it is an estimate.
+    """
 
     dtype: str | None = None
     bytes: int | None = None
     source: str | None = None
+    rounded: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,12 +6,10 @@ formula. A planner is prepared once per (model, engine, layout, dtypes, options)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(NamedTuple):
     """What the cache must hold: `sessions` sessions of `context_tokens` tokens each."""
 
     context_tokens: int
@@ -19,8 +17,7 @@ class Load:
     encoder_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(NamedTuple):
     """How the model is divided: tensor, pipeline, data and decode-context parallel degrees."""
 
     tp: int = 1

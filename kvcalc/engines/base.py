@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, Protocol
 
 from kvcalc.core.component import Role
 from kvcalc.core.model import Model
 from kvcalc.core.plan import Layout, Planner
 from kvcalc.errors import UsageError, did_you_mean, short
 from kvcalc.units import parse_bytes, parse_count, parse_fraction, parse_tokens
+
+
+_NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +32,7 @@ class CacheDtypes:
         return str(getattr(self, role))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Option:
+class Option(NamedTuple):
     """One engine option, under the engine's own name. `default` None: the engine decides."""
 
     name: str
@@ -59,14 +62,13 @@ class Option:
         return lowered if self.parse == "choice" else lowered in ("on", "true", "1", "yes")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setup:
+class Setup(NamedTuple):
     """Everything but the load: how the engine is started."""
 
     version: str
-    layout: Layout = field(default_factory=Layout)
     dtypes: CacheDtypes
-    options: Mapping[str, Any] = field(default_factory=dict)
+    layout: Layout = Layout()
+    options: Mapping[str, Any] = _NO_OPTIONS
     gpu: str | None = None
 
 

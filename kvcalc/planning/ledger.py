@@ -6,8 +6,7 @@ Replace it with a measured number (--overhead) or give the pool an engine printe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kvcalc.core.gpu import Gpu
 from kvcalc.core.model import Model
@@ -26,8 +25,7 @@ _UNUSED_PERCENT = 8
 _OVERHEAD = ((30 * GIB, 108), (60 * GIB, 233), (120 * GIB, 318), (None, 406))
 
 
-@dataclass(frozen=True, slots=True)
-class Ledger:
+class Ledger(NamedTuple):
     """The lines of one GPU, the fullest one; they sum to `pool_bytes` (negative: the weights do not fit)."""
 
     lines: tuple[LedgerLine, ...]
@@ -44,14 +42,21 @@ def weight_bytes(model: Model, weight_dtype: str | None) -> tuple[int, str, str]
     """
     stored = model.weights
     if weight_dtype is None and stored is not None and stored.bytes is not None:
-        return stored.bytes, stored.source or "checkpoint size", "exact"
+        return stored.bytes, stored.source or "checkpoint size", "estimate" if stored.rounded else "exact"
     if model.parameters is None:
         raise UsageError(
             f"{model.name} does not say its parameters, so its weights are unknown",
             fix="add parameters: (or weights: {bytes: ...}) to the file, or give --pool BYTES",
             field="parameters",
         )
-    name = weight_dtype or (stored.dtype if stored is not None and stored.dtype else model.dtype)
+    if weight_dtype is None and (stored is None or stored.dtype is None) and "quant_method" in model.facts:
+        raise UsageError(
+            f"{model.name} is a quantised checkpoint ({model.facts['quant_method']}) of unknown size",
+            fix="give --weight-dtype (fp8, mxfp4 ...), or weights: {bytes: ...} in the file, or --pool BYTES",
+            field="weights",
+        )
+    own = stored.dtype if stored is not None and stored.dtype else model.dtype
+    name = own if weight_dtype is None else weight_dtype
     dtype = get_dtype(name, field="weight-dtype")
     return dtype.row_bytes(model.parameters), f"{model.parameters:,} parameters x {dtype.name}", "estimate"
 

@@ -68,6 +68,7 @@ def compare_page(answer: Answer) -> Page:
         Column(title="x MHA", key="mha_ratio", right=True),
         Column(title="GPUs", key="gpus", right=True),
         Column(title="max ctx", key="max_context_tokens", right=True),
+        Column(title="own limit", key="model_max_context", right=True, style="dim", drop=2),
         Column(title="sessions", key="max_sessions", right=True),
     )
     rows = tuple(_compare_row(record, most) for record in records)
@@ -77,17 +78,8 @@ def compare_page(answer: Answer) -> Page:
         lead.append(f"GPU {gpu['name']} ({gib(gpu['total_bytes'])}, {gpu['total_is']}); {_engine(answer)}")
     else:
         lead.append(f"pool {gib(records[0]['pool_bytes'])} per GPU; {_engine(answer)}")
-    notes = [note for record in records for note in _compare_notes(record)]
+    notes = [f"{record['model']['name']}: does not fit: {_why_not(record)}" for record in records if not record["fits"]]
     return _page(answer, Sheet(lead=tuple(lead), columns=columns, rows=rows, notes=tuple(notes)))
-
-
-def _compare_notes(record: Answer) -> list[str]:
-    """What the numbers of one row leave out."""
-    name, limit, held = record["model"]["name"], record["model_max_context"], record["max_context_tokens"]
-    notes = [] if record["fits"] else [f"{name}: does not fit: {_why_not(record)}"]
-    if limit is not None and record["fits"] and (held is None or held > limit):
-        notes.append(f"{name}: memory allows more, the model itself ends at {limit:,} tokens")
-    return notes
 
 
 def _compare_row(record: Answer, most: int) -> tuple[Cell, ...]:
@@ -104,6 +96,7 @@ def _compare_row(record: Answer, most: int) -> tuple[Cell, ...]:
         Cell("-", "") if ratio is None else Cell(f"{ratio:.4f}".rstrip("0").rstrip("."), ratio),
         Cell(_degrees(layout), gpus),
         _context(record["max_context_tokens"]),
+        number(record["model_max_context"], none="-"),
         number(record["max_sessions"]),
     )
 

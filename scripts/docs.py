@@ -1,0 +1,170 @@
+"""Keeps the documentation true: runs every `$ kvcalc ...` in it and rewrites the generated tables.
+
+    python scripts/docs.py           rewrite README.md and docs/*.md
+    python scripts/docs.py --check   exit 1 where a file would change
+
+A fenced `console` block holds commands (`$ kvcalc ...`) and what they print; a block between
+`<!-- generated: NAME -->` and `<!-- end -->` is a table made from the registries.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+_CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_GENERATED = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def run(line: str) -> str:
+    """What one `kvcalc ...` command line prints, in plain text as in a pipe (stdout, then stderr)."""
+    from kvcalc.__main__ import main
+
+    words = shlex.split(line, comments=True)
+    if not words or words[0] != "kvcalc" or {"|", ">", "<", ";"} & set(words):
+        raise SystemExit(f"documentation can only run plain kvcalc commands: {line}")
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        main(words[1:])
+    return out.getvalue() + err.getvalue()
+
+
+def console_block(match: re.Match[str]) -> str:
+    """The block with every command's present output."""
+    commands = [line for line in match.group(1).splitlines() if line.startswith("$ ")]
+    return "```console\n" + "".join(f"{command}\n{run(command[2:])}" for command in commands) + "```"
+
+
+def table(titles: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def kinds_table() -> str:
+    """Every kind: what it keeps and the paper or engine that says so."""
+    import inspect
+
+    from kvcalc.kinds import kinds_by_tag
+
+    tags: dict[type, list[str]] = {}
+    for tag, cls in kinds_by_tag().items():
+        tags.setdefault(cls, []).append(tag)
+    rows = []
+    for cls, names in tags.items():
+        text = inspect.getdoc(cls) or ""
+        source = " ".join(text.partition("Source: ")[2].split("\n\n")[0].split())
+        rows.append([", ".join(f"`{name}`" for name in names), " ".join(text.split("\n\n")[0].split()), source])
+    return table(["kind", "what a layer keeps", "source"], rows)
+
+
+def engines_table() -> str:
+    from kvcalc.engines import engine_names, get_engine
+
+    engines = [get_engine(name)[0] for name in engine_names()]
+    rows = [[f"`{e.name}`", ", ".join(e.versions), e.summary, e.verified_by] for e in engines]
+    return table(["engine", "versions", "what it models", "proved by"], rows)
+
+
+def dtypes_table() -> str:
+    from kvcalc.dtypes import DTYPES
+
+    rows = [
+        [f"`{d.name}`", ", ".join(d.aliases), f"{d.block_bytes} / {d.block_elements}", f"{d.bits_per_element:g}"]
+        for d in DTYPES.values()
+    ]
+    return table(["dtype", "also", "bytes / elements", "bits per element"], rows)
+
+
+def exit_codes_table() -> str:
+    from kvcalc.errors import EXIT_CODES
+
+    return table(["exit code", "meaning"], [[str(code), text] for code, text in EXIT_CODES.items()])
+
+
+def commands_table() -> str:
+    from kvcalc.cli.spec import COMMANDS
+
+    return table(["command", "answers"], [[f"`kvcalc {name}`", spec.summary] for name, spec in COMMANDS.items()])
+
+
+def models_table() -> str:
+    from kvcalc.registry import load_registry
+
+    models = load_registry().models()
+    rows = [
+        [f"`{m.name}`", ", ".join(m.aliases), " + ".join(f"{n} {k}" for k, n in m.kinds_summary().items())]
+        for m in models
+    ]
+    return table([f"model ({len(rows)})", "also", "layers"], rows)
+
+
+def gpus_table() -> str:
+    from kvcalc.registry import load_registry
+
+    gpus = load_registry().gpus()
+    rows = [[f"`{g.name}`", g.product, f"{g.total_bytes:,}", g.total_is] for g in gpus]
+    return table([f"GPU ({len(rows)})", "product", "bytes", "total is"], rows)
+
+
+GENERATED: dict[str, Callable[[], str]] = {
+    "kinds": kinds_table,
+    "engines": engines_table,
+    "dtypes": dtypes_table,
+    "exit-codes": exit_codes_table,
+    "commands": commands_table,
+    "models": models_table,
+    "gpus": gpus_table,
+}
+
+
+def refreshed(text: str) -> str:
+    """`text` with every console block run and every generated table made anew."""
+    text = _CONSOLE.sub(console_block, text)
+    return _GENERATED.sub(lambda match: match.group(1) + GENERATED[match.group(2)]() + match.group(3), text)
+
+
+def files() -> list[Path]:
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def stale() -> list[Path]:
+    """The files whose content is not what they would be now."""
+    return [path for path in files() if path.exists() and refreshed(path.read_text()) != path.read_text()]
+
+
+def schema_files() -> dict[Path, str]:
+    """The published JSON Schemas: of a model file and of each command's answer."""
+    from kvcalc.answers.schemas import ANSWERS, schema_of
+    from kvcalc.render.jsonout import json_text
+
+    return {ROOT / "docs" / "schema" / f"{name}.json": json_text(schema_of(name)) for name in ("model", *ANSWERS)}
+
+
+def main(arguments: list[str]) -> int:
+    os.chdir(ROOT)
+    schemas = schema_files()
+    old_schemas = [path for path, text in schemas.items() if not path.exists() or path.read_text() != text]
+    changed = stale()
+    if "--check" in arguments:
+        for path in (*changed, *old_schemas):
+            print(f"{path.relative_to(ROOT)} is out of date: run python scripts/docs.py")
+        return 1 if changed or old_schemas else 0
+    for path in changed:
+        path.write_text(refreshed(path.read_text()))
+    for path in old_schemas:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(schemas[path])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    raise SystemExit(main(sys.argv[1:]))
