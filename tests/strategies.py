@@ -126,6 +126,10 @@ def _rwkv(draw: Draw, tag: str) -> Doc:
     return doc
 
 
+def _mlstm(draw: Draw, tag: str) -> Doc:
+    return {"kind": tag, "heads": draw(SMALL), "key_dim": draw(DIM), "value_dim": draw(DIM)}
+
+
 def _short_conv(draw: Draw, tag: str) -> Doc:
     return {"kind": tag, "dim": draw(DIM), "conv_kernel": draw(st.integers(2, 5))}
 
@@ -154,6 +158,7 @@ BUILDERS: dict[str, Callable[[Draw, str], Doc]] = {
     "gated_deltanet": _gated_deltanet,
     "kda": _kda,
     "lightning": _lightning,
+    "mlstm": _mlstm,
     "rglru": _rglru,
     "rwkv": _rwkv,
     "short_conv": _short_conv,

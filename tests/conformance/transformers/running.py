@@ -61,6 +61,9 @@ class Session:
         self.kept: dict[str, Any] = {}
         self.tokens = 0
         self.ids = torch.zeros((batch, 0), dtype=torch.long)
+        if case.family == "seq2seq":
+            with torch.no_grad(), _quiet():
+                self.encoded = model.get_encoder()(input_ids=torch.randint(3, 100, (batch, ENCODER_TOKENS)))
         if case.model_type == "recurrent_gemma":
             reset_module_states(model)
             self.kept = {"past_key_values": transformers.DynamicCache(config=model.config)}
@@ -71,20 +74,11 @@ class Session:
             ids = self.ids = torch.cat([self.ids, ids], dim=1)
         inputs: dict[str, Any] = {"input_ids": ids, "use_cache": True, **self.kept, **more}
         if self.case.family == "seq2seq":
-            encoder_ids = torch.randint(3, 100, (self.batch, ENCODER_TOKENS))
-            if self.tokens:
-                inputs["encoder_outputs"] = self.encoded
-                del inputs["input_ids"]
-            else:
-                inputs["input_ids"] = encoder_ids
-            inputs["decoder_input_ids"] = ids
+            inputs |= {"decoder_input_ids": inputs.pop("input_ids"), "encoder_outputs": self.encoded}
         if self.case.model_type == "xlnet":
             inputs["use_mems"] = inputs.pop("use_cache")
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with torch.no_grad(), _quiet():
             output = self.model(**inputs)
-        if self.case.family == "seq2seq" and not self.tokens:
-            self.encoded = transformers.modeling_outputs.BaseModelOutput(output.encoder_last_hidden_state)
         self.tokens += tokens
         return output
 

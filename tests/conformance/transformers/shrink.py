@@ -56,6 +56,8 @@ _SWA_DIMS = {"swa_num_attention_heads": 6, "swa_num_key_value_heads": 3, "swa_he
 _MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}}
 _MROPE6 = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}}
 
+_MROPE3 = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 1]}}
+
 #: A value that drops the generic one.
 DROP = object()
 
@@ -82,11 +84,11 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "activation_sparsity_pattern": None,
         "intermediate_size": [44] * 10,
     },
-    "glm4v_moe_text": _MROPE6,
+    "glm4v_moe_text": _MROPE3,
     "glm4v_text": _MROPE6,
-    "glm5_next_text": {"index_kpool": 4, "index_topk": 8},
-    "glm_image_text": _MROPE6,
-    "glm_ocr_text": _MROPE6,
+    "glm5_next_text": {"index_kpool": 4, "index_topk": 8, "qk_rope_head_dim": 0},
+    "glm_image_text": _MROPE3,
+    "glm_ocr_text": _MROPE3,
     "gpt_neo": {"num_layers": 4, "attention_types": [[["global", "local"], 2]], "window_size": WINDOW},
     "granitemoehybrid": {"layer_types": (_LINEAR_AND_FULL * 4)[:LAYERS]},
     "helium": {"head_dim": 12},
@@ -108,6 +110,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "indexer_compress_ratio": 2,
         "hc_lowrank": 8,
     },
+    "qwen3_vl_moe_text": {"sliding_window": DROP},
     "rwkv": {"attention_hidden_size": 72},
     "stablelm": {"partial_rotary_factor": 0.5},
     "xlstm": {"num_heads": 4, "hidden_size": 128},
