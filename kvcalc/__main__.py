@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from kvcalc.errors import EXIT_BUG, EXIT_USAGE, KvcalcError, UsageError
+from kvcalc.errors import EXIT_USAGE, Bug, KvcalcError, UsageError
 
 _EXIT_INTERRUPTED = 130
 
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:  # noqa: BLE001 - the one boundary: a traceback helps no user
-        return _unexpected(error, as_json=as_json)
+        return _unexpected(error, arguments, as_json=as_json)
     return result if isinstance(result, int) else 0
 
 
@@ -50,22 +50,26 @@ def _call(arguments: list[str]) -> object:
     return import_module(f"kvcalc.cli.{command.replace('-', '_')}").run(Given(values))
 
 
-def _unexpected(error: Exception, *, as_json: bool) -> int:
+def _unexpected(error: Exception, arguments: list[str], *, as_json: bool) -> int:
     """The command parser's own errors are usage; everything else is a bug in kvcalc."""
     if hasattr(error, "format_message"):
-        context = getattr(error, "ctx", None)
-        path = context.command_path if context is not None else "kvcalc"
+        from kvcalc.cli.spec import COMMANDS
+
+        path = f"kvcalc {arguments[0]}" if arguments and arguments[0] in COMMANDS else "kvcalc"
         _report(UsageError(error.format_message(), fix=f"`{path} --help` lists the options"), as_json=as_json)
         return EXIT_USAGE
     if type(error).__name__ == "Exit":
         return int(getattr(error, "exit_code", 0))
+    if type(error).__name__ == "Abort":  # the command parser's word for Ctrl-C
+        sys.stderr.write("interrupted\n")
+        return _EXIT_INTERRUPTED
     if os.environ.get("KVCALC_DEBUG"):
         raise error
-    sys.stderr.write(
-        f"kvcalc: bug: {type(error).__name__}: {error}\n"
-        "  please report it with the command; KVCALC_DEBUG=1 shows where\n"
+    bug = Bug(
+        f"bug: {type(error).__name__}: {error}", fix="please report it with the command; KVCALC_DEBUG=1 shows where"
     )
-    return EXIT_BUG
+    _report(bug, as_json=as_json)
+    return bug.exit_code
 
 
 def _report(error: KvcalcError, *, as_json: bool) -> None:
@@ -75,8 +79,7 @@ def _report(error: KvcalcError, *, as_json: bool) -> None:
 
         sys.stderr.write(json.dumps(error.as_dict(), default=str) + "\n")
         return
-    where = f"{error.where}: " if error.file else ""
-    sys.stderr.write(f"kvcalc: {where}{error}\n")
+    sys.stderr.write(f"kvcalc: {error.sentence}\n")
     if error.fix:
         sys.stderr.write(f"  {error.fix}\n")
 

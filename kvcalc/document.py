@@ -252,8 +252,7 @@ def write_pattern(layers: Sequence[tuple[str, ...]]) -> list[Any]:
     >>> write_pattern([("a",), ("a",), ("a",), ("b",), ("a",), ("a",)])
     ['a*3', 'b']
     """
-    count = len(layers)
-    period = next(p for p in range(1, count + 1) if all(layers[i] == layers[i - p] for i in range(p, count)))
+    period = _period(layers)
     items: list[Any] = []
     index = 0
     while index < period:
@@ -267,3 +266,18 @@ def write_pattern(layers: Sequence[tuple[str, ...]]) -> list[Any]:
             items.append(names[0] if run == 1 else f"{names[0]}*{run}")
         index += run
     return items
+
+
+def _period(layers: Sequence[tuple[str, ...]]) -> int:
+    """Smallest p with layers[i] == layers[i - p] from p on: all but the longest border (Knuth-Morris-Pratt, linear).
+
+    >>> _period([("a",), ("b",), ("a",), ("b",), ("a",)])
+    2
+    """
+    border = [0] * len(layers)
+    for index in range(1, len(layers)):
+        length = border[index - 1]
+        while length and layers[index] != layers[length]:
+            length = border[length - 1]
+        border[index] = length + (layers[index] == layers[length])
+    return len(layers) - border[-1]

@@ -52,12 +52,21 @@ class KvcalcError(ValueError):
         self.value = value
 
     @property
-    def where(self) -> str:
-        """`file:line: field`, as far as it is known."""
-        place = self.file or ""
-        if place and self.line is not None:
-            place += f":{self.line}"
-        return ": ".join(part for part in (place, self.field) if part)
+    def sentence(self) -> str:
+        """What and where, nothing said twice.
+
+        >>> print(ModelFileError("heads is 0", file="a.yaml", line=5, field="attention.heads").sentence)
+        a.yaml:5: attention.heads is 0
+        """
+        if self.file is None or self.what.startswith(self.file):
+            return self.what
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        if self.field is None or self.what.startswith(f"{self.field} "):
+            return f"{place}: {self.what}"
+        last = self.field.rpartition(".")[2]
+        if self.what.startswith(f"{last} "):
+            return f"{place}: {self.field}{self.what.removeprefix(last)}"
+        return f"{place}: {self.field}: {self.what}"
 
     def as_dict(self) -> dict[str, object]:
         """The error as the JSON object that `--json` prints on stderr."""
@@ -99,6 +108,13 @@ class CannotMeasure(KvcalcError):
 
     exit_code = EXIT_CANNOT_MEASURE
     kind = "cannot_measure"
+
+
+class Bug(KvcalcError):
+    """Something that was not expected escaped: kvcalc is wrong, not the user."""
+
+    exit_code = EXIT_BUG
+    kind = "bug"
 
 
 def short(value: object, limit: int = 60) -> str:

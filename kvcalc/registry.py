@@ -89,6 +89,9 @@ class Registry:
     def _all_model_words(self) -> list[str]:
         return [*self._models, *(alias for name in self._models for alias in self.aliases_of(name))]
 
+    def _all_gpu_words(self) -> list[str]:
+        return [word for name, doc in self._gpus.items() for word in (name, *doc.get("aliases", ()))]
+
     def models(self) -> list[Model]:
         """Every model that loads, by name."""
         return [self.model(name) for name in self.model_names() if "error" not in self._models[name]]
@@ -106,7 +109,7 @@ class Registry:
         if found is None:
             raise UsageError(
                 f"unknown GPU {short(name)}",
-                fix=did_you_mean(name, [*self._gpus, *self._gpu_aliases]) or "`kvcalc gpus` lists them; or give --pool",
+                fix=did_you_mean(name, self._all_gpu_words()) or "`kvcalc gpus` lists them; or give --pool",
                 field="gpu",
                 value=name,
             )
@@ -121,8 +124,8 @@ def load_registry(models_dir: str | None = None) -> Registry:
 
     Raises: UsageError when the directory cannot be read.
     """
-    extra = models_dir or os.environ.get("KVCALC_MODELS")
-    files = _files(bundled_dir()) + (_files(extra) if extra else [])
+    extra = models_dir if models_dir is not None else os.environ.get("KVCALC_MODELS") or None
+    files = _files(bundled_dir()) + ([] if extra is None else _files(extra))
     with open(os.path.join(package_dir(), "gpus.yaml"), "rb") as stream:  # noqa: PTH118, PTH123
         gpus = stream.read()
     key = blake2b(f"{__version__}/{CACHE_FORMAT}".encode(), digest_size=16)
@@ -149,7 +152,10 @@ def _files(directory: str) -> list[tuple[str, bytes]]:
                 found.append((path, stream.read(_MAX_FILE_BYTES + 1) or b""))
     except OSError as error:
         raise UsageError(
-            f"cannot read the models directory {directory}: {error.strerror}", fix="check --models-dir or KVCALC_MODELS"
+            f"cannot read the models directory {short(directory)}: {error.strerror}",
+            fix="check --models-dir or KVCALC_MODELS",
+            field="models-dir",
+            value=directory,
         ) from None
     return found
 

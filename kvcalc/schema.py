@@ -26,13 +26,15 @@ if TYPE_CHECKING:
     _Kind = Kind
 else:
     _Kind = Annotated[any_kind(), Field(discriminator="kind")]
-_Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
+_Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 _BlockName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$", max_length=60)]
 _Int = Annotated[int, Field(ge=1, le=2**31)]
 
 
 def _one_or_named(value: object) -> str:
-    return "one" if isinstance(value, Mapping) and "kind" in value else "named"
+    """One block, or a mapping of blocks; a block that forgot its kind is told so."""
+    blocks = isinstance(value, Mapping) and all(isinstance(block, Mapping) for block in value.values())
+    return "one" if isinstance(value, Mapping) and ("kind" in value or not blocks) else "named"
 
 
 class ModelDocument(BaseModel):
@@ -59,12 +61,45 @@ class ModelDocument(BaseModel):
     ]
     pattern: list[str | list[str]] | None = None
     mtp: Mtp | None = None
-    facts: dict[str, int | float | str | bool] = {}
+    facts: dict[str, int | Annotated[float, Field(allow_inf_nan=False)] | str | bool] = {}
     checks: list[Check] = []
     notes: list[str] = []
 
 
 _UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
+
+_EXPECTED = {
+    "dict_type": "a mapping",
+    "list_type": "a list",
+    "bool_type": "true or false",
+    "dataclass_type": "a mapping",
+    "model_type": "a mapping",
+}
+
+#: What other tools call our fields (config.json, vLLM, GGUF): too far apart for a spelling suggestion.
+_ELSEWHERE = {
+    "num_hidden_layers": "layers",
+    "num_layers": "layers",
+    "block_count": "layers",
+    "n_layer": "layers",
+    "num_attention_heads": "heads",
+    "n_head": "heads",
+    "num_key_value_heads": "groups",
+    "num_kv_heads": "groups",
+    "kv_heads": "groups",
+    "head_size": "head_dim",
+    "key_length": "head_dim",
+    "value_length": "v_head_dim",
+    "kv_lora_rank": "latent_dim",
+    "qk_rope_head_dim": "rope_dim",
+    "qk_nope_head_dim": "nope_dim",
+    "sliding_window": "window",
+    "attention_chunk_size": "chunk",
+    "torch_dtype": "dtype",
+    "max_position_embeddings": "max_context",
+    "context_length": "max_context",
+    "layer_types": "pattern",
+}
 
 #: What a missing field is, where that is not obvious from its name.
 _HINTS = {
@@ -97,6 +132,7 @@ def check_document(doc: Any, *, file: str, lines: Mapping[FieldPath, int] | None
     try:
         ModelDocument.model_validate_json(json.dumps(doc), strict=True)
         _check_numbers(doc)
+        _check_characters(doc)
         return model_from_document(doc)
     except ValidationError as error:
         raise _translate(error, doc, file, lines) from None
@@ -135,7 +171,7 @@ def _document_path(loc: Sequence[str | int], doc: Any) -> tuple[FieldPath, Any]:
     path: list[str | int] = []
     current: Any = doc
     around: Any = doc
-    tags = {"one", "named", "str", *KIND_TAGS}
+    tags = {"one", "named", "int", "float", "constrained-float", "str", "bool", *KIND_TAGS}
     for part in loc:
         is_key = isinstance(current, dict) and part in current
         if is_key or (isinstance(current, list) and isinstance(part, int) and part < len(current)):
@@ -165,37 +201,66 @@ def _translate(error: ValidationError, doc: Any, file: str, lines: Mapping[Field
 
 
 def _wording(fault: Mapping[str, Any], path: FieldPath, around: Any) -> tuple[str, str | None, object]:
-    kind, last = fault["type"], str(path[-1]) if path else "the document"
-    value = fault.get("input")
+    """What is wrong, how to fix it, and the value at fault."""
+    kind, value = fault["type"], fault.get("input")
+    last = ".".join(map(str, path[-2:] if path and isinstance(path[-1], int) else path[-1:])) or "the document"
     if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"{last} is missing", f"add {last}: {_HINTS.get(last, 'see `kvcalc schema`')}", None
     if kind in _UNKNOWN_KEY:
         known = _known_fields(path, around)
-        return f"unknown key {short(last)}", did_you_mean(last, known) or f"known here: {', '.join(known)}", value
+        near = f"here it is called {_ELSEWHERE[last]}" if _ELSEWHERE.get(last) in known else did_you_mean(last, known)
+        return f"unknown key {short(last)}", near or f"known here: {', '.join(known)}", value
     if kind == "union_tag_invalid":
         tag = fault["ctx"]["tag"]
-        fix = did_you_mean(str(tag), list(KIND_TAGS)) or _HINTS["kind"]
-        return f"unknown kind {short(tag)}", fix, tag
+        return f"unknown kind {short(tag)}", did_you_mean(str(tag), list(KIND_TAGS)) or _HINTS["kind"], tag
     if kind == "union_tag_not_found":
         return f"{last} does not say its kind", f"add kind: {_HINTS['kind']}", value
+    if value is None:
+        return f"{last} is empty", "write a value", value
+    if path[0] == "facts" and len(path) > 1:
+        return f"{last} must be a number, text, true or false, not {short(value)}", "facts are single values", value
     if kind in ("int_type", "int_from_float", "int_parsing"):
         return f"{last} must be a whole number, not {short(value)}", f"write {last} as an integer", value
     if kind in ("greater_than_equal", "less_than_equal"):
         limit = fault["ctx"].get("ge", fault["ctx"].get("le"))
         side = "below" if kind == "greater_than_equal" else "above"
         return f"{last} is {short(value)}, {side} {limit:,}", "check the value against the model's config.json", value
-    if kind in ("string_type", "string_too_short", "string_too_long", "string_pattern_mismatch"):
-        return f"{last} must be a plain word, not {short(value)}", "write it as text", value
-    expected = {
-        "dict_type": "a mapping",
-        "list_type": "a list",
-        "bool_type": "true or false",
-        "dataclass_type": "a mapping",
-        "model_type": "a mapping",
-    }.get(kind)
+    if kind.startswith("string_"):
+        return _text_wording(kind, path, last, value)
+    expected = _EXPECTED.get(kind)
     if expected:
         return f"{last} must be {expected}, not {short(value)}", "see `kvcalc schema`", value
     return f"{last}: {fault['msg']} ({short(value)})", "see `kvcalc schema`", value
+
+
+def _text_wording(kind: str, path: FieldPath, last: str, value: object) -> tuple[str, str | None, object]:
+    if path[0] == "pattern":
+        return (
+            f"{last} must name a block, not {short(value)}",
+            "write name, name*3, or [name, name] for a layer with two caches",
+            value,
+        )
+    if kind == "string_type":
+        return f"{last} must be text, not {short(value)}", "write it as text, in quotes where it is a number", value
+    if kind == "string_too_short":
+        return f"{last} is empty", "write a value", value
+    if kind == "string_too_long":
+        return f"{last} is too long: {short(value)}", "shorten it", value
+    if path[0] == "attention":
+        return f"{short(value)} cannot name a block", "use letters, digits, _ . and -, a letter first", value
+    return f"{last} has control characters: {short(value)}", "remove them", value
+
+
+def _check_characters(value: Any, path: FieldPath = ()) -> None:
+    """Names and sources are printed on terminals: no escape codes in them."""
+    if isinstance(value, str):
+        if any((char < " " and char not in "\n\t") or "\x7f" <= char <= "\x9f" for char in value):
+            field = ".".join(map(str, path))
+            raise ModelFileError(f"{field} has control characters: {short(value)}", fix="remove them", field=field)
+        return
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        _check_characters(item, (*path, key))
 
 
 def _known_fields(path: FieldPath, around: Any) -> list[str]:

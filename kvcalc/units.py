@@ -15,6 +15,8 @@ KIB, MIB, GIB, TIB = 2**10, 2**20, 2**30, 2**40
 MAX_TOKENS = 2**40
 MAX_SESSIONS = 2**31
 MAX_BYTES = 2**63 - 1
+#: Longer than any number a person types; integers of thousands of digits take time to read.
+MAX_TEXT = 200
 
 _BINARY = {"": 1, "b": 1, "kib": KIB, "mib": MIB, "gib": GIB, "tib": TIB}
 _DECIMAL = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
@@ -22,10 +24,13 @@ _TOKEN_SUFFIX = {"": 1, "k": KIB, "m": MIB}
 _NUMBER = re.compile(r"([0-9][0-9_,]*)(?:\.([0-9]+))?\s*([a-zA-Z]*)", re.ASCII)
 
 
-def _scaled(text: str, units: dict[str, int]) -> int | None:
-    """`text` times its unit as an exact integer; None where it is no such number."""
+def _scaled(text: str, units: dict[str, int], *, exactly: bool) -> int | None:
+    """`text` times its unit as an integer; None where it is no such number.
+
+    exactly: a remainder is no number either; otherwise it is dropped, but for a bare unit.
+    """
     match = _NUMBER.fullmatch(text.strip())
-    if match is None or len(text) > 40:
+    if match is None or len(text) > MAX_TEXT:
         return None
     whole, part, unit = match.groups()
     factor = units.get(unit.lower())
@@ -33,7 +38,7 @@ def _scaled(text: str, units: dict[str, int]) -> int | None:
         return None
     digits = whole.replace("_", "").replace(",", "")
     scaled, rest = divmod(int(digits + (part or "")) * factor, 10 ** len(part or ""))
-    return scaled if rest == 0 or factor > 1 else None  # "1.5" of a bare unit is no whole number
+    return scaled if rest == 0 or (factor > 1 and not exactly) else None
 
 
 def parse_tokens(text: str, *, field: str = "context") -> int:
@@ -44,7 +49,7 @@ def parse_tokens(text: str, *, field: str = "context") -> int:
     >>> parse_tokens("128k")
     131072
     """
-    tokens = _scaled(text, _TOKEN_SUFFIX)
+    tokens = _scaled(text, _TOKEN_SUFFIX, exactly=True)
     if tokens is None or tokens < 1:
         raise UsageError(
             f"{field} must be a positive whole number of tokens, not {short(text)}",
@@ -68,7 +73,7 @@ def parse_bytes(text: str, *, field: str = "size") -> int:
     >>> parse_bytes("1.5GiB"), parse_bytes("80GB")
     (1610612736, 80000000000)
     """
-    size = _scaled(text, _BINARY | _DECIMAL)
+    size = _scaled(text, _BINARY | _DECIMAL, exactly=False)
     if size is None:
         raise UsageError(
             f"{field} must be a size in bytes, not {short(text)}",

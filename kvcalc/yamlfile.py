@@ -1,12 +1,16 @@
 """Model files as text: read with bounds, parsed safely, with the line of every field for error messages.
 
 Plain YAML only: no tags, no anchors or aliases (an alias bomb needs them), no second document, numbers and
-booleans as JSON knows them (YAML 1.1 would read 1:30 as 90 and `no` as false).
+booleans as JSON knows them (YAML 1.1 would read 1:30 as 90 and `no` as false). A `.json` file is read as JSON:
+YAML knows neither its surrogate pairs nor its long keys.
 """
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +75,12 @@ def decode(raw: bytes, file: str) -> str:
 
 
 def parse(text: str, file: str) -> tuple[Any, dict[FieldPath, int]]:
-    """The document as plain dicts, lists and scalars, and the 1-based line of every path in it.
+    """The document as plain dicts, lists and scalars, and the 1-based line of every path in it (none for JSON).
 
     Raises: ModelFileError with the line.
     """
+    if file.lower().endswith(".json"):
+        return _parse_json(text, file), {}
     try:
         _check_events(text, file)
         node = yaml.compose(text, Loader=_Base)
@@ -91,6 +97,50 @@ def parse(text: str, file: str) -> tuple[Any, dict[FieldPath, int]]:
         raise ModelFileError("the file is empty", fix="write a model: `kvcalc schema` lists the fields", file=file)
     lines: dict[FieldPath, int] = {}
     return _plain(node, (), lines, file), lines
+
+
+def _parse_json(text: str, file: str) -> Any:
+    """The document of JSON text, no key twice, bounded in depth and digits.
+
+    Raises: ModelFileError, for a syntax error with its line.
+    """
+    if not text.strip():
+        raise ModelFileError("the file is empty", fix="write a model: `kvcalc schema` lists the fields", file=file)
+
+    def whole(digits: str) -> int:
+        if len(digits) > MAX_DIGITS:
+            raise ModelFileError(f"{short(digits, 30)} is no sensible number", fix="check the value", file=file)
+        return int(digits)
+
+    def mapping(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise ModelFileError(f"{short(key)} is given twice", fix="keep one", file=file, field=key)
+            found[key] = value
+        return found
+
+    deep = ModelFileError(f"nested deeper than {MAX_DEPTH} levels", fix="flatten it", file=file)
+    try:
+        document = json.loads(text, parse_int=whole, object_pairs_hook=mapping)
+    except json.JSONDecodeError as error:
+        raise ModelFileError(
+            f"not valid JSON: {error.msg}", fix="check the syntax at this line", file=file, line=error.lineno
+        ) from None
+    except RecursionError:
+        raise deep from None
+    level, depth = [document], 0
+    while level := [child for item in level for child in _children(item)]:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise deep
+    return document
+
+
+def _children(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
 
 
 def _check_events(text: str, file: str) -> None:
@@ -152,7 +202,10 @@ def _scalar(text: str, style: str | None, line: int, file: str) -> str | int | f
             )
         return int(text.replace("_", ""))
     if _FLOAT.fullmatch(text):
-        return float(text.replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
+        number = float(text.replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
+        if not isfinite(number):
+            raise ModelFileError(f"{short(text)} is no finite number", fix="check the value", file=file, line=line)
+        return number
     return text
 
 

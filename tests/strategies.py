@@ -40,11 +40,11 @@ def _maybe(draw: Draw, doc: Doc, key: str, values: st.SearchStrategy[Any]) -> No
 
 
 def _retention(draw: Draw, doc: Doc) -> None:
-    axis = draw(st.sampled_from(["full", "window", "chunk"]))
+    axis = draw(st.sampled_from(["window", "full", "window", "chunk"]))
     if axis != "full":
         doc[axis] = draw(st.integers(1, 600))
     if axis == "window":
-        _maybe(draw, doc, "sinks", st.integers(0, 5))
+        _maybe(draw, doc, "sinks", st.integers(1, 5))
 
 
 def _indexer(draw: Draw, doc: Doc) -> None:
@@ -142,6 +142,12 @@ def _cross(draw: Draw, tag: str) -> Doc:
     return doc
 
 
+def _shared(draw: Draw, tag: str) -> Doc:
+    doc: Doc = {"kind": tag}
+    _indexer(draw, doc)
+    return doc
+
+
 def _bare(draw: Draw, tag: str) -> Doc:  # noqa: ARG001  one signature for all builders
     return {"kind": tag}
 
@@ -163,7 +169,7 @@ BUILDERS: dict[str, Callable[[Draw, str], Doc]] = {
     "rwkv": _rwkv,
     "short_conv": _short_conv,
     "cross": _cross,
-    "shared": _bare,
+    "shared": _shared,
     "none": _bare,
 }
 
@@ -184,9 +190,10 @@ def model_documents(draw: Draw, tags: tuple[str, ...] | None = None, max_blocks:
         return doc | {"attention": draw(kind_documents(tags))}
     count = draw(st.integers(1, min(max_blocks, layers)))
     blocks = {f"block{index}": draw(kind_documents(tags)) for index in range(count)}
+    own = [name for name, block in blocks.items() if block["kind"] != "shared"]
     for block in blocks.values():
-        if block["kind"] == "shared":
-            _maybe(draw, block, "of", st.sampled_from(list(blocks)))
+        if block["kind"] == "shared" and own:
+            _maybe(draw, block, "of", st.sampled_from(own))
     pattern: list[Any] = draw(st.permutations(list(blocks)))
     free = layers - len(pattern)
     extra = st.one_of(st.sampled_from([*blocks, "none"]), st.permutations(list(blocks)).map(list))
@@ -237,6 +244,7 @@ def loads(max_tokens: int = 5000) -> st.SearchStrategy[Load]:
     return st.builds(Load, st.integers(1, max_tokens), st.integers(1, 9), st.integers(0, 300))
 
 
-def layouts(max_stages: int = 1) -> st.SearchStrategy[Layout]:
-    """Layouts of up to 8 x stages x 4 ranks."""
-    return st.builds(Layout, tp=st.integers(1, 8), pp=st.integers(1, max_stages), dp=st.integers(1, 4))
+def layouts(max_stages: int = 1, max_tp: int = 8) -> st.SearchStrategy[Layout]:
+    """Layouts of up to `max_tp` x `max_stages` x 4 ranks, without decode context parallelism."""
+    stages = st.integers(1, max_stages)
+    return st.builds(Layout, tp=st.integers(1, max_tp), pp=stages, dp=st.integers(1, 4), dcp=st.just(1))

@@ -38,7 +38,7 @@ class Given(NamedTuple):
             kv_dtype=values.get("kv_dtype"),
             state_dtype=values.get("state_dtype"),
             index_dtype=values.get("index_dtype"),
-            engine=values.get("engine") or "ideal",
+            engine="ideal" if values.get("engine") is None else values["engine"],
             engine_options=tuple(values.get("option") or ()),
             tp=self.whole("tp"),
             pp=self.whole("pp") or 1,
@@ -66,7 +66,13 @@ class Given(NamedTuple):
         if text is None:
             return None, None
         name, colon, count = text.partition(":")
-        return name, parse_count(count, field="gpu", most=MAX_DEGREE) if colon else None
+        if not colon:
+            return name, None
+        try:
+            return name, parse_count(count, field="gpu count", most=MAX_DEGREE)
+        except UsageError as error:
+            error.fix, error.field = f"write --gpu {name or 'h100-80gb'}:8 for eight of them", "gpu"
+            raise
 
     def registry(self) -> Registry:
         return load_registry(self.values.get("models_dir"))
@@ -95,4 +101,7 @@ class Given(NamedTuple):
         chosen = self.values.get("format")
         if chosen is not None and chosen not in FORMATS:
             raise UsageError(f"unknown format {short(chosen)}", fix=f"one of: {', '.join(FORMATS)}", field="format")
-        write(answer, "json" if self.values.get("json") else chosen)
+        as_json = bool(self.values.get("json"))
+        if as_json and chosen not in (None, "json"):
+            raise UsageError(f"--json and --format {chosen} contradict", fix="keep one of them", field="format")
+        write(answer, "json" if as_json else chosen)

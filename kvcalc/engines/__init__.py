@@ -27,7 +27,7 @@ def get_engine(name: str) -> tuple[Engine, str]:
 
     Raises: UsageError for an unknown name or version.
     """
-    base, _, version = name.strip().lower().partition("@")
+    base, pinned, version = name.strip().lower().partition("@")
     module = _MODULES.get(base)
     if module is None:
         raise UsageError(
@@ -37,7 +37,7 @@ def get_engine(name: str) -> tuple[Engine, str]:
             value=name,
         )
     engine = cast("Engine", import_module(f"kvcalc.engines.{module}").ENGINE)
-    if version and version not in engine.versions:
+    if pinned and version not in engine.versions:
         raise UsageError(
             f"{base} has no rules for version {short(version)}",
             fix=f"versions: {', '.join(engine.versions)}",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kvcalc.errors import short
+from kvcalc.errors import ModelFileError, short
 from kvcalc.importers._keys import Keys
 
 #: One block as the document writes it: {"kind": "gqa", "heads": 32, ...}.
@@ -23,6 +23,8 @@ LEGACY_TYPES = {
     "qwen_sparse_attention": "indexed_attention",
 }
 NONE: Layer = ()
+#: No published model comes near.
+MAX_VARIANTS = 200
 
 
 @dataclass
@@ -41,6 +43,12 @@ class Cache:
         candidate, number = name, 1
         while self.blocks.setdefault(candidate, block) != block:
             number += 1
+            if number > MAX_VARIANTS:
+                raise ModelFileError(
+                    f"more than {MAX_VARIANTS} different layers of one type",
+                    fix="check the per-layer lists",
+                    value=block,
+                )
             candidate = f"{name}_{number}"
         return candidate
 
@@ -108,20 +116,17 @@ def read_groups(keys: Keys, heads: int) -> int:
 
 
 def read_head_dim(keys: Keys, heads: int, *names: str) -> int:
-    """`head_dim`, else hidden_size / heads, written down as derived.
-
-    Raises: ModelFileError when the division leaves a rest.
-    """
+    """`head_dim`, else hidden_size // heads as transformers computes it, written down as derived."""
     head_dim = keys.maybe(*(names or ("head_dim",)))
     if head_dim is not None:
         return head_dim
     hidden = keys.whole("hidden_size", "n_embd", "d_model", "n_embed")
-    if hidden % heads:
+    if hidden < heads:
         raise keys.error(
-            "head_dim",
-            f"head_dim is absent, and hidden_size {hidden} is no multiple of {heads} heads",
-            fix="add head_dim",
+            "head_dim", f"head_dim is absent, and hidden_size {hidden} is below {heads} heads", fix="add it"
         )
+    if hidden % heads:  # the rest is dropped, as by the classes that let this happen
+        keys.notes.warn(f"head_dim is absent and hidden_size {hidden} is no multiple of {heads} heads: add head_dim")
     keys.notes.derive(f"head_dim = hidden_size // num_attention_heads = {hidden // heads}")
     return hidden // heads
 
@@ -201,3 +206,14 @@ def index_set(keys: Keys, name: str, count: int, *, first: int = 0) -> set[int] 
     if len(found) != len(numbers):
         raise keys.error(name, f"{name} lists a layer twice", fix="each layer once", value=numbers)
     return found
+
+
+def rope_layers(keys: Keys, count: int) -> list[bool]:
+    """`no_rope_layers` (1 = the layer has rotary embedding), else every no_rope_layer_interval-th has none."""
+    listed = keys.wholes("no_rope_layers", most=1)
+    if listed:
+        if len(listed) != count:
+            raise keys.error("no_rope_layers", f"{len(listed)} entries for {count} layers", fix="one per layer")
+        return [bool(entry) for entry in listed]
+    interval = keys.maybe("no_rope_layer_interval") or 4
+    return [bool((index + 1) % interval) for index in range(count)]

@@ -90,7 +90,7 @@ def phi4flash(keys: Keys) -> Cache:
     """Phi-4-mini-flash (SambaY): Mamba and sliding attention in turn up to the middle, one full layer, whose cache
     the attention layers behind it read; the Mamba places behind it are gates without a state.
 
-    Source: microsoft/Phi-4-mini-flash-reasoning modeling_phi4flash.py `Phi4FlashDecoderLayer` (yoco_kv, yoco_cross).
+    Source: vLLM 0.10 model_executor/models/phi4flash.py `SambaYDecoderLayer` (yoco_mb, yoco_cross).
     """
     count = keys.layers()
     if count % 4:

@@ -45,7 +45,7 @@ def t5(keys: Keys) -> Cache:
 
 
 def bart(keys: Keys) -> Cache:
-    """BART, Whisper, Marian ...: decoder_layers, decoder_attention_heads, d_model (num_hidden_layers is the encoder's)."""
+    """BART, Whisper, Marian ...: decoder_layers, decoder_attention_heads, d_model (num_hidden_layers: encoder)."""
     heads = keys.whole("decoder_attention_heads", "num_decoder_attention_heads")
     count = keys.layers("decoder_layers", "num_decoder_layers")
     return _both(keys, count, heads, _divided(keys, heads))

@@ -129,6 +129,8 @@ def _families() -> dict[str, Rule]:
         "openelm": custom.openelm,
         "phi4flash": custom.phi4flash,
         "prophetnet": encdec.prophetnet,
+        "qwen4_exp": linear.qwen4_exp,
+        "qwen4_exp_text": linear.qwen4_exp,
         "qwen2_moe": _mixed(windowed.early_alternating),
         "qwen3_moe": _mixed(windowed.switched_sliding),
         "recurrent_gemma": linear.recurrent_gemma,
@@ -136,6 +138,7 @@ def _families() -> dict[str, Rule]:
         "xlstm": linear.xlstm,
         "zamba": hybrid.zamba,
         "zamba2": hybrid.zamba2,
+        "zaya": linear.zaya,
     }
 
 
@@ -146,13 +149,10 @@ REFUSED: dict[str, str] = {
     "deepseek_v41": "its compressed caches are shared across layers in a way that is not read from the config yet",
     "llada": "a diffusion model: it attends in both directions and keeps no incremental cache",
     "openai-gpt": "its code keeps no cache",
-    "qwen4_exp": "its indexer keeps compressed keys and positions that no kind describes yet",
-    "qwen4_exp_text": "its indexer keeps compressed keys and positions that no kind describes yet",
     "reformer": "it keeps hashed hidden states, not keys and values",
     "unlimited_ocr_text": "its reference window is not described by any kind yet",
     "xlm": "its code keeps no cache",
     "xlnet": "it keeps hidden states of earlier segments, not keys and values",
-    "zaya": "its compressed convolutional attention is not described by any kind yet",
 }
 
 #: A multimodal config without a model_type in its text section: what the section is.

@@ -73,13 +73,14 @@ def import_config(
         raise ModelFileError(f"a config.json is an object, not {short(config)}", fix="check the file", file=file)
     notes = Notes()
     root = Keys(config, notes, "", file)
-    keys, model_type = _language_model(root)
-    found = _read(keys, root, model_type)
-    document = _document(found, keys, root, name=name, dtype=dtype)
     try:
-        model_from_document(document)
-    except KvcalcError as error:
-        raise ModelFileError(str(error), fix=error.fix, file=file, field=error.field, value=error.value) from None
+        keys, model_type = _language_model(root)
+        found = _read(keys, root, model_type)
+        document = _document(found, keys, root, name=name, dtype=dtype)
+        model_from_document(document)  # the kinds check what their numbers say about each other
+    except ModelFileError as error:
+        error.file = error.file or file
+        raise
     return Imported(document=document, derived=tuple(notes.derived), warnings=tuple(notes.warnings), exact=notes.exact)
 
 
@@ -172,7 +173,7 @@ def _document(found: Cache, keys: Keys, root: Keys, *, name: str | None, dtype: 
     doc["dtype"] = _dtype(keys, root, dtype)
     if (cache_dtype := _cache_dtype(keys, root)) is not None:
         doc["cache_dtype"] = cache_dtype
-    if list(found.blocks) == ["attention"] and set(found.layers) == {("attention",)} and found.mtp is None:
+    if list(found.blocks) == ["attention"] and set(found.layers) == {("attention",)}:
         doc["attention"] = found.blocks["attention"]
     else:
         doc["attention"] = found.blocks

@@ -64,10 +64,12 @@ def mamba1(keys: Keys) -> Cache:
 
 def mamba2(keys: Keys) -> Cache:
     """Mamba-2. Its keys have no prefix: num_heads, head_dim, state_size, n_groups."""
-    return uniform(keys, _mamba2(keys, "num_heads", "head_dim", "state_size", "n_groups", "conv_kernel"), name="ssm")
+    return uniform(keys, _mamba2(keys, ("num_heads", "head_dim", "state_size", "n_groups", "conv_kernel")), name="ssm")
 
 
-def _mamba2(keys: Keys, heads: str, head_dim: str, state: str, groups: str, kernel: str) -> Block:
+def _mamba2(keys: Keys, names: tuple[str, str, str, str, str]) -> Block:
+    """`names`: the spellings of heads, head_dim, state_dim, groups and conv_kernel."""
+    heads, head_dim, state, groups, kernel = names
     return {
         "kind": "mamba2",
         "heads": keys.whole(heads),
@@ -106,7 +108,7 @@ def prefixed_mamba2(keys: Keys, inner: int | None = None) -> Block:
         inner = expanded(keys, "mamba_expand") if inner is None else inner
         keys.notes.derive(f"mamba_d_head = inner width // mamba_n_heads = {inner // heads}")
         keys = keys.overlaid({"mamba_d_head": inner // heads})
-    return _mamba2(keys, "mamba_n_heads", "mamba_d_head", "mamba_d_state", "mamba_n_groups", "mamba_d_conv")
+    return _mamba2(keys, ("mamba_n_heads", "mamba_d_head", "mamba_d_state", "mamba_n_groups", "mamba_d_conv"))
 
 
 def bamba(keys: Keys) -> Cache:
@@ -186,16 +188,10 @@ def _letters(keys: Keys, name: str, pattern: str) -> list[str]:
 
 
 def _nemotron_ssm(keys: Keys) -> Layer:
-    names = {"n_groups": "mamba_n_groups", "conv_kernel": "mamba_d_conv", "ssm_state_size": "mamba_state_dim"}
-    renamed = {new: keys.values[old] for new, old in names.items() if not keys.has(new) and keys.has(old)}
-    return (
-        (
-            "ssm",
-            _mamba2(
-                keys.overlaid(renamed), "mamba_num_heads", "mamba_head_dim", "ssm_state_size", "n_groups", "conv_kernel"
-            ),
-        ),
-    )
+    older = {"n_groups": "mamba_n_groups", "conv_kernel": "mamba_d_conv"}
+    renamed = {new: keys.values[old] for new, old in older.items() if not keys.has(new) and keys.has(old)}
+    names = ("mamba_num_heads", "mamba_head_dim", "ssm_state_size", "n_groups", "conv_kernel")
+    return (("ssm", _mamba2(keys.overlaid(renamed), names)),)
 
 
 def _nemotron_attn(keys: Keys) -> Layer:

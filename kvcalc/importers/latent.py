@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from kvcalc.errors import short
-from kvcalc.importers._cache import Block, Cache, Layer, attention, by_type, declared_types, read_heads, uniform
+from kvcalc.importers._cache import (
+    Block,
+    Cache,
+    Layer,
+    attention,
+    by_type,
+    declared_types,
+    read_heads,
+    rope_layers,
+    uniform,
+)
 from kvcalc.importers._keys import Keys
 from kvcalc.importers.plain import plain
 
@@ -132,39 +142,36 @@ def _indexed(keys: Keys, own: list[bool]) -> Cache:
     return cache.with_mtp(keys, "mla")
 
 
-def _own_and_shared(keys: Keys) -> tuple[Layer, Layer]:
+def _own_and_shared(keys: Keys, prefix: str = "") -> tuple[Layer, Layer]:
     side = indexer(keys)
     return (
-        (("mla", mla_block(keys, indexer=side)),),
-        (("mla_shared_index", mla_block(keys, indexer=side | {"shared": True})),),
+        ((f"{prefix}mla", mla_block(keys, indexer=side)),),
+        ((f"{prefix}mla_shared_index", mla_block(keys, indexer=side | {"shared": True})),),
     )
 
 
 def mistral_large4(keys: Keys) -> Cache:
-    """Mistral Large 4: layers may read an earlier layer's latent (kv_source_layers) and still keep an indexer key.
+    """Mistral Large 4: NoPE layers (0 in no_rope_layers) cache no rotary part, layers may read an earlier layer's
+    latent (kv_source_layers) and still keep an indexer key.
 
-    Refused where a layer keeps only the indexer key: no kind says that yet.
+    Source: mistral_large4/configuration_mistral_large4.py `kv_sharing_modes`.
     """
     count = keys.layers()
-    own = indexer_types(keys, count)
+    own, rope = indexer_types(keys, count), rope_layers(keys, count)
     sources = keys.wholes("kv_source_layers", most=max(count - 1, 0))
     if sources is not None and len(sources) != count:
         raise keys.error("kv_source_layers", f"{len(sources)} entries for {count} layers", fix="one per layer")
-    full, shared = _own_and_shared(keys)
+    variants = {True: _own_and_shared(keys), False: _own_and_shared(keys.overlaid({"qk_rope_head_dim": 0}), "nope_")}
     cache = Cache()
     for index in range(count):
         source = index if sources is None else sources[index]
+        full, shared = variants[rope[source]]
+        layer = full if own[source] else shared
         if source == index:
-            cache.add(full if own[index] else shared)
-        elif own[index]:
-            raise keys.error(
-                f"kv_source_layers[{index}]",
-                f"layer {index} reads the latent of layer {source} but keeps an indexer key: not supported",
-                fix="write the model as YAML",
-                value=source,
-            )
-        else:
-            cache.add((("shared", {"kind": "shared", "of": "mla" if own[source] else "mla_shared_index"}),))
+            cache.add(layer)
+            continue
+        reads: Block = {"kind": "shared", "of": layer[0][0]}
+        cache.add((("shared_index", reads | {"indexer": indexer(keys)}) if own[index] else ("shared", reads),))
     return cache
 
 

@@ -108,12 +108,11 @@ def _one_based(keys: Keys, count: int) -> list[str]:
     nested = keys.section("linear_attn_config")
     full = index_set(nested, "full_attn_layers", count, first=1) if nested else None
     kda = index_set(nested, "kda_layers", count, first=1) if nested else None
+    if full is None and kda is None:
+        keys.notes.derive("layer_types: absent; every 4th layer after the first is full attention (kimi_linear)")
+        return [FULL if index and index % 4 == 0 else LINEAR for index in range(count)]
     if full is None or kda is None:
-        raise keys.error(
-            "linear_attn_config",
-            "neither layer_types nor full_attn_layers and kda_layers",
-            fix="add linear_attn_config",
-        )
+        raise keys.error("linear_attn_config", "full_attn_layers and kda_layers go together", fix="add the other list")
     if full & kda or len(full | kda) != count:
         raise keys.error(
             "linear_attn_config",
@@ -306,3 +305,67 @@ def inkling(keys: Keys) -> Cache:
         return layer("local", heads, k.whole("swa_num_key_value_heads"), k.whole("swa_head_dim"), window)
 
     return by_type(keys, *listed, {"hybrid": full, "hybrid_sliding": sliding})
+
+
+def qwen4_exp(keys: Keys) -> Cache:
+    """Qwen4-exp (Qwen3.8-Flash-Next): Gated DeltaNet, and full layers with one index key per few tokens.
+
+    PLE layers (ple_layer_ids) keep the tail of one more convolution. The ids of the last ngram_size - 1 tokens that
+    they keep too (8 bytes each) are left out: the warning says so.
+    Source: transformers 5.23 qwen4_exp/modeling_qwen4_exp.py:714,1079,1147 (which caches the raw index keys).
+    """
+    count = keys.layers()
+    types, source = declared_types(keys, count) or (_every(keys, count, 4, "full_attention_interval"), "layer_types")
+    cache = by_type(keys, types, source, {FULL: _qsa, INDEXED: _qsa, LINEAR: _gdn})
+    ple = index_set(keys, "ple_layer_ids", count, first=1)
+    if ple:
+        ngram = keys.whole("ngram_size", most=64)
+        width = keys.whole("hc_count", most=64) * keys.whole("hidden_size") * ngram
+        cache.blocks["ple_conv"] = {
+            "kind": "short_conv",
+            "dim": width,
+            "conv_kernel": keys.whole("ple_conv_kernel_size", least=2),
+        }
+        for index in ple:
+            cache.layers[index] += ("ple_conv",)
+        keys.notes.facts["ngram_size"] = ngram
+        keys.notes.warn(f"each PLE layer also keeps {ngram - 1} token ids of 8 bytes: not counted", exact=False)
+    return cache.with_mtp(keys, "attn", "mtp_num_hidden_layers", "num_nextn_predict_layers")
+
+
+def _qsa(keys: Keys) -> Layer:
+    block = read_attention(keys)
+    width = keys.maybe("indexer_head_dim")
+    if width is not None:
+        block["indexer"] = {"head_dim": width, "heads": keys.whole("indexer_kv_heads")}
+        ratio = keys.maybe("indexer_compress_ratio") or 1
+        if ratio > 1:
+            block["indexer"]["tokens_per_slot"] = ratio
+            keys.notes.facts["indexer_compress_ratio"] = ratio
+    return (("attn", block),)
+
+
+def zaya(keys: Keys) -> Cache:
+    """ZAYA: compressed convolutional attention. Beside K and V the tails of two convolutions over all heads, and the
+    half of V that is delayed by one token.
+
+    Source: transformers 5.23 zaya/modeling_zaya.py:161,229-252: (heads + KV heads) x head_dim x (cca_time0 +
+    cca_time1 - 2) and KV heads x head_dim / 2.
+    """
+    count = keys.layers()
+    heads = read_heads(keys)
+    groups, head_dim = read_groups(keys, heads), read_head_dim(keys, heads)
+    tail = keys.whole("cca_time0", most=1000) + keys.whole("cca_time1", most=1000) - 2
+    side: Layer = (("delayed_value", {"kind": "short_conv", "dim": max(groups * head_dim // 2, 1), "conv_kernel": 2}),)
+    if tail:  # a convolution of kernel k keeps k - 1 inputs: both together keep `tail`
+        conv: Block = {"kind": "short_conv", "dim": (heads + groups) * head_dim, "conv_kernel": tail + 1}
+        side = (("cca_conv", conv), *side)
+    listed = declared_types(keys, count) or (["hybrid"] * count, "layer_types")
+
+    def layer(name: str, window: int | None) -> Layer:
+        return ((name, attention(keys, heads, groups, head_dim, window=window)), *side)
+
+    def sliding(k: Keys) -> Layer:
+        return layer("local", k.whole("sliding_window", most=2**40))
+
+    return by_type(keys, *listed, {"hybrid": lambda _: layer("attn", None), "hybrid_sliding": sliding})

@@ -20,6 +20,7 @@ from kvcalc.importers._cache import (
     read_attention,
     read_groups,
     read_heads,
+    rope_layers,
 )
 from kvcalc.importers._keys import Keys
 
@@ -145,23 +146,12 @@ def smollm3(keys: Keys, count: int) -> list[str]:
     """Only layers without rotary embedding slide, when use_sliding_window is true."""
     if not keys.flag("use_sliding_window") or window_of(keys) is None:
         return [FULL] * count
-    return [FULL if rope else SLIDING for rope in _no_rope(keys, count)]
+    return [FULL if rope else SLIDING for rope in rope_layers(keys, count)]
 
 
 def llama4(keys: Keys, count: int) -> list[str]:
     """Layers with rotary embedding attend in chunks, the others in full."""
-    return [CHUNKED if rope else FULL for rope in _no_rope(keys, count)]
-
-
-def _no_rope(keys: Keys, count: int) -> list[bool]:
-    """`no_rope_layers` (1 = the layer has rotary embedding), else every no_rope_layer_interval-th has none."""
-    listed = keys.wholes("no_rope_layers", most=1)
-    if listed:
-        if len(listed) != count:
-            raise keys.error("no_rope_layers", f"{len(listed)} entries for {count} layers", fix="one per layer")
-        return [bool(entry) for entry in listed]
-    interval = keys.maybe("no_rope_layer_interval") or 4
-    return [bool((index + 1) % interval) for index in range(count)]
+    return [CHUNKED if rope else FULL for rope in rope_layers(keys, count)]
 
 
 def exaone4(keys: Keys, count: int) -> list[str]:
@@ -251,7 +241,7 @@ def gemma3n(keys: Keys) -> Cache:
 
 
 def gemma4(keys: Keys) -> Cache:
-    """Gemma 4: full layers have a head_dim of their own, and KV heads where attention_k_eq_v says so; K and V both stored.
+    """Gemma 4: full layers have their own head_dim, and KV heads where attention_k_eq_v is set; K and V are stored.
 
     Source: gemma4/configuration_gemma4.py `__post_init__` (last layer forced full, window halved for "all").
     """

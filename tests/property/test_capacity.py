@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import cache_dtypes, models
+from strategies import cache_dtypes, layouts, models
 from test_ideal import planner
 
 from kvcalc.core.capacity import last_that_fits, max_context, max_sessions
@@ -14,12 +14,19 @@ from kvcalc.engines.base import CacheDtypes
 from kvcalc.units import MAX_SESSIONS, MAX_TOKENS
 
 POOLS = st.one_of(st.integers(0, 10**6), st.integers(0, 2**44))
-LAYOUTS = st.builds(Layout, tp=st.integers(1, 6), dp=st.integers(1, 3))
+LAYOUTS = layouts(max_tp=6)
 
 
-@given(models(), cache_dtypes(), POOLS, st.integers(1, 50), LAYOUTS, st.integers(0, 300))
+@given(
+    model=models(),
+    dtypes=cache_dtypes(),
+    pool=POOLS,
+    sessions=st.integers(1, 50),
+    layout=LAYOUTS,
+    encoder_tokens=st.integers(0, 300),
+)
 def test_max_context_is_the_last_that_fits(
-    model: Model, dtypes: CacheDtypes, pool: int, sessions: int, layout: Layout, encoder_tokens: int
+    *, model: Model, dtypes: CacheDtypes, pool: int, sessions: int, layout: Layout, encoder_tokens: int
 ) -> None:
     """The longest context fits, one token more does not; None only where the longest of all fits."""
     prepared = planner(model, layout, dtypes)
@@ -31,9 +38,16 @@ def test_max_context_is_the_last_that_fits(
     _holds(need, found, pool, MAX_TOKENS)
 
 
-@given(models(), cache_dtypes(), POOLS, st.integers(1, 5000), LAYOUTS, st.integers(0, 300))
+@given(
+    model=models(),
+    dtypes=cache_dtypes(),
+    pool=POOLS,
+    tokens=st.integers(1, 5000),
+    layout=LAYOUTS,
+    encoder_tokens=st.integers(0, 300),
+)
 def test_max_sessions_is_the_last_that_fits(
-    model: Model, dtypes: CacheDtypes, pool: int, tokens: int, layout: Layout, encoder_tokens: int
+    *, model: Model, dtypes: CacheDtypes, pool: int, tokens: int, layout: Layout, encoder_tokens: int
 ) -> None:
     """The largest number of sessions fits, one more does not; None only where the most of all fit."""
     prepared = planner(model, layout, dtypes)

@@ -14,6 +14,7 @@ from strategies import (
     PLAIN,
     cache_dtypes,
     kind_documents,
+    layouts,
     loads,
     model_documents,
     models,
@@ -28,8 +29,9 @@ from kvcalc.dtypes import DTYPES
 from kvcalc.engines import get_engine
 from kvcalc.engines.base import CacheDtypes, Setup
 from kvcalc.engines.ideal import IdealPlanner
-from kvcalc.errors import ModelFileError
+from kvcalc.errors import EngineRefusal, ModelFileError
 from kvcalc.kinds import kinds_by_tag
+from kvcalc.kinds.heads import HeadAttention
 
 BF16 = same_dtype("bfloat16")
 #: Fields that are no width: they decide which tokens are kept, or how many of them share a slot.
@@ -195,10 +197,10 @@ def test_stages_and_replicas_add_up_to_the_whole(
     assert sorted(parts.by_rank()) == list(range(layout.ranks))
 
 
-@given(models(), cache_dtypes(), loads(), st.integers(1, 6), st.integers(1, 4), st.integers(1, 3))
-def test_total_is_the_sum_of_shapes(model: Model, dtypes: CacheDtypes, load: Load, tp: int, pp: int, dp: int) -> None:
+@given(models(), cache_dtypes(), loads(), layouts(max_stages=4))
+def test_total_is_the_sum_of_shapes(model: Model, dtypes: CacheDtypes, load: Load, layout: Layout) -> None:
     """Every number is an int, and totals are shapes x element bytes, row by row, recomputed here."""
-    layout = Layout(tp=tp, pp=min(pp, len(model.layers)), dp=dp)
+    layout = layout._replace(pp=min(layout.pp, len(model.layers)))
     plan = planner(model, layout, dtypes).plan(load)
     total = 0
     for rank in plan.ranks:
@@ -234,3 +236,35 @@ def test_more_layers_of_the_same_cost_the_same(doc: dict[str, Any], load: Load, 
 
 def _item(layer: tuple[str, ...]) -> str | list[str]:
     return layer[0] if len(layer) == 1 else list(layer)
+
+
+@given(model_documents(("mla", "mqa", "mamba1", "none")), loads(), st.integers(1, 4), st.integers(1, 3))
+def test_decode_context_parallel_divides_the_growing_cache(
+    doc: dict[str, Any], load: Load, dcp: int, more: int
+) -> None:
+    """Of a replicated full-length cache each rank keeps ceil(n / dcp) slots; windows, indexers, states stay whole."""
+    model = model_from_document(doc)
+    whole = planner(model, Layout(tp=dcp * more)).plan(load)
+    divided = planner(model, Layout(tp=dcp * more, dcp=dcp)).plan(load)
+    for before, after in zip(whole.ranks, divided.ranks, strict=True):
+        assert before.ranks == after.ranks
+        for old, new in zip(before.tensors, after.tensors, strict=True):
+            shared = old.law == "linear" and old.name != "index_key"
+            assert new.slots == (-(-old.slots // dcp) if shared else old.slots)
+            assert new.bytes * old.slots == old.bytes * new.slots
+
+
+@given(models(("gqa",)), st.integers(2, 4), st.integers(1, 3))
+def test_decode_context_parallel_needs_replicated_heads(model: Model, dcp: int, times: int) -> None:
+    """dcp is refused where the KV heads of a growing layer leave no replicas to divide, or dcp does not divide tp."""
+    growing = [
+        block.kv_heads
+        for block in model.blocks.values()
+        if isinstance(block, HeadAttention) and block.window is None and block.chunk is None
+    ]
+    with pytest.raises(EngineRefusal):
+        planner(model, Layout(tp=dcp + 1, dcp=dcp))
+    layout = Layout(tp=dcp * times, dcp=dcp)
+    if growing and max(growing) * dcp > layout.tp:
+        with pytest.raises(EngineRefusal):
+            planner(model, layout)

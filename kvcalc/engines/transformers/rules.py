@@ -5,8 +5,8 @@ Source of all line numbers: transformers 5.23.0, src/transformers/models/.
 
 from __future__ import annotations
 
-from kvcalc.core.component import Component, Linear, Remainder, Strided
-from kvcalc.core.model import Kind
+from kvcalc.core.component import Component, Constant, Linear, Remainder
+from kvcalc.core.model import Kind, Model
 from kvcalc.engines.transformers.slabs import Cached, ClosedGroup, Offset, OpenGroup, Rule, Slab, slab
 
 
@@ -91,11 +91,29 @@ def _deepseek_v4(component: Component, kind: Kind, run: Cached) -> list[Slab] | 
     return slabs
 
 
-def _raw_index(component: Component, kind: Kind, run: Cached) -> list[Slab] | None:
-    """qwen4_exp/modeling_qwen4_exp.py:714: the indexer's keys are cached uncompressed."""
-    if component.role != "index" or not isinstance(component.law, Strided):
+def _qwen4_exp(component: Component, kind: Kind, run: Cached) -> list[Slab] | None:
+    """qwen4_exp/modeling_qwen4_exp.py:714,1079,1197: raw index keys; PLE layers keep past inputs and token ids."""
+    made = slab(component, run)
+    if component.role == "index":
+        return _changed(made, law=Linear())
+    ngram = run.model.facts.get("ngram_size")
+    if kind.kind != "short_conv" or type(ngram) is not int:
         return None
-    return _changed(slab(component, run), law=Linear())
+    ids = Slab(name="token_ids", law=Constant(ngram - 1), widths=(1,), dtype="int64")
+    return [*_changed(made, law=component.law), ids]
+
+
+def layer_extras(model: Model) -> dict[int, list[Slab]]:
+    """Tensors that one layer keeps for all: Qwen4-exp's three rotary positions per token, on the first indexed layer.
+
+    Source: qwen4_exp/modeling_qwen4_exp.py:1430-1436.
+    """
+    if model.architecture not in ("qwen4_exp", "qwen4_exp_text"):
+        return {}
+    for index, names in enumerate(model.layers):
+        if any(component.role == "index" for name in names for component in model.blocks[name].lower()):
+            return {index: [Slab(name="position_ids", law=Linear(), widths=(3,), dtype="int64")]}
+    return {}
 
 
 RULES: dict[str, Rule] = {
@@ -108,6 +126,8 @@ RULES: dict[str, Rule] = {
     "inkling2_text": _float32_convs,
     "inkling_text": _float32_convs,
     "minimax": _model_dtype_states,
+    "qwen4_exp": _qwen4_exp,
+    "qwen4_exp_text": _qwen4_exp,
     "recurrent_gemma": _recurrent_gemma,
     "rwkv": _kernel_less_one,
     "xlstm": _model_dtype_states,

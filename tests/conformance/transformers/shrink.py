@@ -153,5 +153,12 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "starcoder2": {"no-window": {"sliding_window": None}},
     "jamba": {"other-period": {"attn_layer_period": 3, "attn_layer_offset": 1}},
     "mamba": {"wider": {"expand": 3}},
+    "mistral_large4_text": {
+        "shared-latents": {
+            "kv_source_layers": [0, 1, 1, 3, 3, 5, 3],
+            "indexer_types": ["full", "full", "full", "full", "shared", "shared", "full"],
+        },
+    },
+    "qwen4_exp_text": {"ple": {"ple_layer_ids": [1, 3], "ple_embed_dim": 16, "heads_per_ngram": 2, "ngram_vocab_size_base": 50, "make_ngram_vocab_size_divisible_by": 2}},
     "zaya": {"sliding": {"layer_types": ["hybrid", "hybrid_sliding"] * 3 + ["hybrid"], "sliding_window": WINDOW}},
 }
