@@ -18,7 +18,7 @@ Rule = Callable[[Keys], Cache]
 _PLAIN = """
 apertus arcee aria_text bailing_moe bailing_moe_v2 biogpt bitnet bloom chameleon codegen cohere cosmos3_edge_text ctrl
 deepseek deepseek_ocr2_text diffllama emu3 emu3_text_model ernie4_5 ernie4_5_moe ernie4_5_vl ernie4_5_vl_moe_text
-exaone flex_olmo gemma glm glm4 glm4_moe glm4v_moe_text glm4v_text glm_ocr_text glm_image_text gpt-sw3 gpt2 gpt_neox
+exaone flex_olmo gemma git glm glm4 glm4_moe glm4v_moe_text glm4v_text glm_ocr_text glm_image_text gpt-sw3 gpt2 gpt_neox
 gpt_neox_japanese gptj granite granite4_vision_text granite_docling_text granitemoe granitemoeshared grok-1 grok helium
 hunyuan_vl_text hy_v3 hyperclovax internlm internlm2 internlm3 iquestcoder jais jais2 llama minicpm minimax_m2
 molmo2_text nanochat nemotron olmo olmo2 olmoe opt orion paddleocr_vl_text persimmon phi phi-msft phi3small
@@ -27,7 +27,7 @@ stablelm_epoch xglm xverse yi
 """
 
 _DECODER_OF = """
-bert bert-generation big_bird camembert data2vec-text electra ernie git megatron-bert rembert roberta
+bert bert-generation big_bird camembert data2vec-text electra ernie megatron-bert rembert roberta
 roberta-prelayernorm roc_bert roformer xlm-roberta xlm-roberta-xl xmod
 """
 

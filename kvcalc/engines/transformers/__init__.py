@@ -13,7 +13,7 @@ from kvcalc.core.model import Model
 from kvcalc.core.plan import CachePlan, Layout, Load, RankPlan, Tensor
 from kvcalc.engines.base import Option, Setup
 from kvcalc.engines.ideal import stage_bounds
-from kvcalc.engines.transformers.rules import NO_STATIC, layer_extras, slabs_of
+from kvcalc.engines.transformers.rules import NO_DTYPE, NO_STATIC, layer_extras, slabs_of
 from kvcalc.engines.transformers.slabs import Cached, Slab, period, saturation
 from kvcalc.engines.transformers.verified import VERIFIED
 from kvcalc.errors import EngineRefusal
@@ -139,6 +139,13 @@ def _model_dtype(model: Model, setup: Setup) -> str:
             field="kv-dtype",
             value=dtype,
         )
+    if why := NO_DTYPE.get(model.architecture or "", {}).get(dtype):
+        raise EngineRefusal(
+            f"{model.architecture} does not run in {dtype}: {why}",
+            fix="use --kv-dtype bfloat16",
+            field="kv-dtype",
+            value=dtype,
+        )
     return dtype
 
 
@@ -186,7 +193,7 @@ def _stage(run: Cached, start: int, stop: int) -> tuple[_Row, ...]:
             if run.cache == "fp8":
                 made = [part for slab in made for part in _quantised(slab)]
             rows += [_Row(slab, kind.kind, block, layers) for slab in made]
-    for layer, slabs in layer_extras(run.model).items():
+    for layer, slabs in layer_extras(run).items():
         if start <= layer < stop:
             block = run.model.layers[layer][0]
             rows += [_Row(slab, run.model.blocks[block].kind, block, (layer,)) for slab in slabs]

@@ -6,7 +6,7 @@ Source of all line numbers: transformers 5.23.0, src/transformers/models/.
 from __future__ import annotations
 
 from kvcalc.core.component import Component, Constant, Linear, Remainder
-from kvcalc.core.model import Kind, Model
+from kvcalc.core.model import Kind
 from kvcalc.engines.transformers.slabs import Cached, ClosedGroup, Offset, OpenGroup, Rule, Slab, slab
 
 
@@ -26,7 +26,7 @@ def _falcon(component: Component, kind: Kind, run: Cached) -> list[Slab] | None:
 def _cpmant(component: Component, kind: Kind, run: Cached) -> list[Slab] | None:
     """cpmant/modeling_cpmant.py: prompt_length learned tokens are cached in front of the session's own."""
     extra = run.model.facts.get("prompt_length")
-    if type(extra) is not int or run.cache == "static" or not isinstance(component.law, Linear):
+    if type(extra) is not int or not isinstance(component.law, Linear):
         return None
     return _changed(slab(component, run), law=Offset(extra))
 
@@ -66,18 +66,16 @@ def _glm5_next(component: Component, kind: Kind, run: Cached) -> list[Slab] | No
 
 
 def _deepseek_v4(component: Component, kind: Kind, run: Cached) -> list[Slab] | None:
-    """deepseek_v4/modeling_deepseek_v4.py:156-311, 1242-1265: buffers, overlap, and untied sliding layers."""
+    """deepseek_v4/modeling_deepseek_v4.py:156-311, 1242-1254: buffers, overlap, and untied sliding layers."""
     made = slab(component, run)
     law = component.law
     if component.name == "key":  # a pure sliding layer runs DynamicSlidingWindowLayer, which keeps K and V apart
         return [made, *_changed(made, name="value")]
     if not isinstance(law, Remainder):
         return None
-    # under float16 the compressor's projections stay float32 (_keep_in_fp32_modules)
-    dtype = "float32" if run.dtype == "float16" else run.dtype
     size = law.tokens_per_slot
     held = {"logical": law, "resident": OpenGroup(size), "prefill": Linear()}[run.view]
-    slabs = _changed(made, law=held, dtype=dtype)
+    slabs = _changed(made, law=held)
     if getattr(kind, "index_dim", None) is not None:
         gate = component.name == "pending_gate"  # gate + float32 position bias
         width = component.elements_per_slot // 2  # only the first of the two series is read again
@@ -86,7 +84,7 @@ def _deepseek_v4(component: Component, kind: Kind, run: Cached) -> list[Slab] | 
             name="overlap_gate" if gate else "overlap_kv",
             law=ClosedGroup(size),
             widths=(width,),
-            dtype="float32" if gate else dtype,
+            dtype="float32" if gate else run.dtype,
         )
     return slabs
 
@@ -103,16 +101,20 @@ def _qwen4_exp(component: Component, kind: Kind, run: Cached) -> list[Slab] | No
     return [*_changed(made, law=component.law), ids]
 
 
-def layer_extras(model: Model) -> dict[int, list[Slab]]:
+def layer_extras(run: Cached) -> dict[int, list[Slab]]:
     """Tensors that one layer keeps for all: Qwen4-exp's three rotary positions per token, on the first indexed layer.
 
     Source: qwen4_exp/modeling_qwen4_exp.py:1430-1436.
     """
+    model = run.model
     if model.architecture not in ("qwen4_exp", "qwen4_exp_text"):
         return {}
+    positions = Slab(name="position_ids", law=Linear(), widths=(3,), dtype="int64")
+    if run.view == "prefill":  # still one expanded row of positions for all axes and sessions
+        positions = Slab(name="position_ids", law=Linear(), widths=(1,), dtype="int64", per_session=False)
     for index, names in enumerate(model.layers):
         if any(component.role == "index" for name in names for component in model.blocks[name].lower()):
-            return {index: [Slab(name="position_ids", law=Linear(), widths=(3,), dtype="int64")]}
+            return {index: [positions]}
     return {}
 
 
@@ -136,13 +138,21 @@ RULES: dict[str, Rule] = {
 
 #: Why an architecture cannot run with a StaticCache in 5.23.
 NO_STATIC: dict[str, str] = {
+    "cpmant": "its learned prompt overflows max_cache_len",
     "deepseek_v4": "its compressed layers have no static class",
-    "inkling2_text": "its static cache fails on short prompts",
+    "inkling2_text": "its relative attention fails once the cache is longer than the window",
+    "inkling_text": "its relative attention fails once the cache is longer than the window",
     "minimax": "it brings a cache class of its own",
     "prophetnet": "it does not support static caches",
     "recurrent_gemma": "it keeps its cache in its modules",
     "rwkv": "it keeps a state list instead of a cache",
     "xlstm": "it brings a cache class of its own",
+}
+
+
+#: Types in which the modelling code fails: architecture -> dtype -> why.
+NO_DTYPE: dict[str, dict[str, str]] = {
+    "deepseek_v4": {"float16": "its compressors stay in float32 and meet float16 inputs"},
 }
 
 

@@ -67,6 +67,8 @@ def compare(model: Model, measured: Measured, *, encoder_tokens: int = ENCODER_T
     differing = ""
     if sizes:
         predicted = per_layer(plan, len(model.layers))
+        while len(sizes) > len(predicted) and not sizes[-1]:
+            sizes = sizes[:-1]  # a static cache is made for as many layers as the longer of encoder and decoder has
         step = max(len(sizes) // len(predicted), 1)
         grouped = [sum(sizes[index : index + step]) for index in range(0, len(sizes), step)]
         if len(grouped) != len(predicted):

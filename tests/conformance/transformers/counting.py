@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 #: Counters, not cache: an i64 length per layer, the window as a tensor (8 bytes each).
-BOOKKEEPING = {"_sliding_window_tensor", "cumulative_length", "seqlen_offset"}
+BOOKKEEPING = {"_sliding_window_tensor", "cumulative_length", "indexer_cumulative_length", "seqlen_offset"}
 #: Where a model hands back its cache, and under which name it takes it again.
 CACHE_NAMES = ("past_key_values", "cache_params", "state", "mems", "past_buckets_states")
 
@@ -80,9 +80,6 @@ def count(cache: Any) -> Counted:
     return found
 
 
-def returned_cache(output: Any) -> tuple[str, Any]:
+def returned_cache(output: Any) -> tuple[str, Any] | None:
     """The name and the cache in a model's output."""
-    for name in CACHE_NAMES:
-        if (cache := output.get(name)) is not None:
-            return name, cache
-    raise AssertionError("the model returned no cache")
+    return next(((name, cache) for name in CACHE_NAMES if (cache := output.get(name)) is not None), None)

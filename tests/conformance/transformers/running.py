@@ -89,9 +89,23 @@ class Session:
             found = count(self.kept["past_key_values"])
             add_module_states(found, self.model)
             return found
-        name, cache = returned_cache(output)
+        found = returned_cache(output)
+        if found is None and not self.kept:  # a decoder that leaves making the cache to its caller
+            self.tokens = 0
+            self.kept = {"past_key_values": transformers.DynamicCache(config=self.model.config)}
+            return self.advance(tokens)
+        name, cache = found or next(iter(self.kept.items()))
         self.kept = {name: cache}
         return count(cache)
+
+
+def static_cache(model: Any, case: Case, max_length: int) -> Any:
+    """The StaticCache that generate would build."""
+    cache = transformers.StaticCache(config=model.config, max_cache_len=max_length)
+    if case.family != "seq2seq":
+        return cache
+    cross = transformers.StaticCache(config=model.config, max_cache_len=ENCODER_TOKENS)
+    return transformers.EncoderDecoderCache(cache, cross)
 
 
 def reset_module_states(model: Any) -> None:
@@ -113,4 +127,4 @@ def add_module_states(found: Counted, model: Any) -> None:
                 found.resident[index] += tensor.untyped_storage().nbytes()
 
 
-__all__ = ["ENCODER_TOKENS", "Measured", "Session", "load", "save"]
+__all__ = ["ENCODER_TOKENS", "Measured", "Session", "load", "save", "static_cache"]

@@ -65,12 +65,15 @@ DROP = object()
 OVERRIDES: dict[str, dict[str, Any]] = {
     "bailing_hybrid": {"short_conv_kernel_size": 3},
     "bamba": {"attn_layer_indices": [2, 5]},
+    "chameleon": {"vocabulary_map": {"<image>": 4}},
     "codegen": {"n_head": 4},
     "cohere_compass_text": {
         "layer_types": ["full_attention"] * LAYERS,
         "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}},
     },
     "cosmos3_edge_text": _MROPE,
+    "deepseek_ocr2_text": {"mlp_layer_types": ["dense"] + ["sparse"] * (LAYERS - 1)},
+    "ernie4_5_vl_moe_text": {"moe_intermediate_size": [26, 26], "rope_parameters": _MROPE6["rope_parameters"]},
     "dbrx": {
         "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0},
         "ffn_config": {"ffn_hidden_size": 44, "moe_num_experts": 4, "moe_top_k": 2},
@@ -99,8 +102,11 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "longcat_flash": {"num_layers": 3, "head_dim": 8},
     "mimo_v2_flash": {"num_key_value_heads": 3},
     "mamba2": {"head_dim": 16, "num_heads": 9},
+    "mllama_text_model": {"cross_attention_layers": [1, 4]},
     "modernbert-decoder": {"sliding_window": DROP, "local_attention": 2 * WINDOW},
     "nemotron_h": {"layers_block_type": ["mamba", "moe", "attention", "mlp", "mamba", "attention", "moe"]},
+    "paddleocr_vl_text": _MROPE,
+    "qwen2_5_omni_text": _MROPE6,
     "qwen2_5_vl_text": _MROPE6,
     "qwen2_vl_text": _MROPE6,
     "qwen4_exp_text": {
@@ -110,6 +116,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "indexer_compress_ratio": 2,
         "hc_lowrank": 8,
     },
+    "qwen3_omni_moe_text": {"sliding_window": DROP},
     "qwen3_vl_moe_text": {"sliding_window": DROP},
     "rwkv": {"attention_hidden_size": 72},
     "stablelm": {"partial_rotary_factor": 0.5},
@@ -122,6 +129,15 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "attention_head_dim": DROP,
     },
     "zaya": {"num_experts_per_tok": 1, "router_hidden_size": 12},
+}
+
+#: Sections of a multimodal config that must fit the width of its decoder.
+WRAPPERS: dict[str, dict[str, dict[str, Any]]] = {
+    "dots3_note": {"vision_config": {"adapter_out_dim": 72}, "audio_config": {"adapter_out_dim": 72}},
+    "fun_asr_nano": {"adaptor_config": {"hidden_size": 72, "intermediate_size": 18}},
+    "granite_docling": {"vision_config": {"out_hidden_size": 72}},
+    "inkling2": {"vision_config": {"text_hidden_size": 72}},
+    "muse_spark": {"vision_config": {"out_hidden_size": 72}, "audio_config": {"out_hidden_size": 72}},
 }
 
 #: Further configs of one architecture: name -> keys.
