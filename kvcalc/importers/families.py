@@ -16,14 +16,14 @@ from kvcalc.importers._keys import Keys
 Rule = Callable[[Keys], Cache]
 
 _PLAIN = """
-apertus arcee aria_text bailing_moe bailing_moe_v2 biogpt bitnet bloom chameleon codegen cohere cosmos3_edge_text ctrl
-deepseek deepseek_ocr2_text diffllama emu3 emu3_text_model ernie4_5 ernie4_5_moe ernie4_5_vl ernie4_5_vl_moe_text
-exaone flex_olmo gemma git glm glm4 glm4_moe glm4v_moe_text glm4v_text glm_ocr_text glm_image_text gpt-sw3 gpt2 gpt_neox
-gpt_neox_japanese gptj granite granite4_vision_text granite_docling_text granitemoe granitemoeshared grok-1 grok helium
-hunyuan_vl_text hy_v3 hyperclovax internlm internlm2 internlm3 iquestcoder jais jais2 llama minicpm minimax_m2
-molmo2_text nanochat nemotron olmo olmo2 olmoe opt orion paddleocr_vl_text persimmon phi phi-msft phi3small
-qwen3_omni_moe_text qwen3_vl_moe_text qwen3_vl_text sarvam_moe seed_oss solar_open stablelm
-stablelm_epoch xglm xverse yi
+apertus aquila arcee arctic aria_text bailing_moe bailing_moe_v2 biogpt bitnet bloom chameleon codegen cohere
+cosmos3_edge_text ctrl deepseek deepseek_ocr2_text diffllama emu3 emu3_text_model ernie4_5 ernie4_5_moe
+ernie4_5_moe_vl ernie4_5_vl ernie4_5_vl_moe_text exaone flex_olmo gemma git glm glm4 glm4_moe glm4v_moe_text glm4v_text
+glm_image_text glm_ocr_text gpt-sw3 gpt2 gpt_neox gpt_neox_japanese gptj granite granite4_vision_text
+granite_docling_text granitemoe granitemoeshared grok grok-1 helium hunyuan_vl_text hy_v3 hyperclovax internlm
+internlm2 internlm3 iquestcoder jais jais2 llama minicpm minimax_m2 molmo2_text nanochat nemotron olmo olmo2 olmoe opt
+orion paddleocr_vl_text persimmon phi phi-msft phi3small qwen3_omni_moe_text qwen3_vl_moe_text qwen3_vl_text
+sarvam_moe seed_oss solar_open stablelm stablelm_epoch xglm xverse yi
 """
 
 _DECODER_OF = """
@@ -31,9 +31,9 @@ bert bert-generation big_bird camembert data2vec-text electra ernie megatron-ber
 roberta-prelayernorm roc_bert roformer xlm-roberta xlm-roberta-xl xmod
 """
 
-_ALL_SLIDING = "doge ministral ministral3 mixtral moshi phi3 phi4mm phi4_multimodal phimoe starcoder2"
+_ALL_SLIDING = "doge ministral ministral3 mixtral moshi phi3 phi3_v phi4mm phi4_multimodal phimoe starcoder2"
 _ALTERNATING = "gemma2 gpt_oss vaultgemma"
-_LATE_SLIDING = "qwen2 qwen3 dots1 qwen2_vl_text qwen2_5_vl_text qwen2_5_omni_text qwen2_vl qwen2_5_vl"
+_LATE_SLIDING = "qwen2 qwen3 dots1 qwen2_vl_text qwen2_5_vl_text qwen2_5_omni_text qwen2_vl qwen2_5_vl mimo"
 _FIRST_OF_FOUR = "cwm granite_swa granitemoe_swa"
 _MUSE = "muse_glimmer_text muse_spark_text"
 

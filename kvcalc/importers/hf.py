@@ -159,7 +159,9 @@ def _require_plain(keys: Keys, root: Keys, model_type: str | None) -> None:
 def _document(found: Cache, keys: Keys, root: Keys, *, name: str | None, dtype: str | None) -> dict[str, Any]:
     doc: dict[str, Any] = {"name": name or _name(keys, root)}
     doc["architecture"] = keys.text("model_type") or "unknown"
-    context = next((value for key in _CONTEXT if (value := keys.maybe(key, most=MAX_TOKENS)) is not None), None)
+    # T5's n_positions is no limit: its positions are relative.
+    limits = () if "relative_attention_num_buckets" in keys.values else _CONTEXT
+    context = next((value for key in limits if (value := keys.maybe(key, most=MAX_TOKENS)) is not None), None)
     doc |= {
         key: value
         for key, value in (
@@ -171,6 +173,8 @@ def _document(found: Cache, keys: Keys, root: Keys, *, name: str | None, dtype: 
     }
     doc["layers"] = len(found.layers)
     doc["dtype"] = _dtype(keys, root, dtype)
+    if (weights := _weight_dtype(keys, root)) is not None:
+        doc["weights"] = {"dtype": weights, "source": "quantization_config"}
     if (cache_dtype := _cache_dtype(keys, root)) is not None:
         doc["cache_dtype"] = cache_dtype
     if list(found.blocks) == ["attention"] and set(found.layers) == {("attention",)}:
@@ -212,6 +216,29 @@ def _dtype(keys: Keys, root: Keys, given: str | None) -> str:
     keys.notes.warn("the config names no dtype: bfloat16 assumed, 2 bytes per element")
     keys.notes.derive("dtype = bfloat16: absent")
     return "bfloat16"
+
+
+#: quant_method (or quant_algo) -> the element type of nearly all parameters, scales included where it has them.
+_WEIGHT_DTYPES = {"fp8": "fp8_e4m3", "fbgemm_fp8": "fp8_e4m3", "mxfp4": "mxfp4", "nvfp4": "nvfp4"}
+
+
+def _weight_dtype(keys: Keys, root: Keys) -> str | None:
+    """The type of quantised weights where the method says it; bits of other methods become a fact."""
+    quant = root.section("quantization_config") or keys.section("quantization_config")
+    if quant is None or keys.has("expert_dtype") or quant.has("expert_dtype"):  # experts are of another type
+        return None
+    for key in ("quant_algo", "quant_method"):
+        if isinstance(method := quant.values.get(key), str) and method.lower() in _WEIGHT_DTYPES:
+            return _WEIGHT_DTYPES[method.lower()]
+    groups = quant.values.get("config_groups")
+    bits = {quant.values.get(key) for key in ("bits", "w_bit") if type(quant.values.get(key)) is int}
+    for group in groups.values() if isinstance(groups, Mapping) else ():
+        weights = group.get("weights") if isinstance(group, Mapping) else None
+        if isinstance(weights, Mapping) and type(weights.get("num_bits")) is int:
+            bits.add(weights["num_bits"])
+    if len(bits) == 1 and isinstance(number := bits.pop(), int) and 1 <= number <= 16:
+        keys.notes.facts["weight_bits"] = number
+    return None
 
 
 def _cache_dtype(keys: Keys, root: Keys) -> str | None:

@@ -83,7 +83,7 @@ class TransformersEngine:
         Option(
             name="cache",
             parse="choice",
-            help="cache class: dynamic (the default of generate), static (context = max_cache_len), fp8 (QuantizedCache)",
+            help="cache class: dynamic (generate's default), static (context = max_cache_len), fp8 (QuantizedCache)",
             default="dynamic",
             choices=("dynamic", "static", "fp8"),
         ),
@@ -103,7 +103,7 @@ class TransformersEngine:
         Raises: EngineRefusal for a dtype, layout or cache class that transformers does not run.
         """
         options = {option.name: option.default for option in self.options} | dict(setup.options)
-        run = Cached(model=model, dtype=_model_dtype(model, setup), cache=options["cache"], view=options["view"])  # type: ignore[arg-type]  # choices of the options
+        run = Cached(model=model, dtype=_model_dtype(model, setup), cache=options["cache"], view=options["view"])
         _check_layout(model, setup.layout)
         _check_cache(run)
         stages = tuple(_stage(run, *bounds) for bounds in stage_bounds(len(model.layers), setup.layout.pp))

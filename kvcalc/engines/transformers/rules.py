@@ -23,7 +23,7 @@ def _falcon(component: Component, kind: Kind, run: Cached) -> list[Slab] | None:
     return _changed(made, widths=(getattr(kind, "heads", made.widths[0]), made.widths[-1]))
 
 
-def _cpmant(component: Component, kind: Kind, run: Cached) -> list[Slab] | None:
+def _cpmant(component: Component, _kind: Kind, run: Cached) -> list[Slab] | None:
     """cpmant/modeling_cpmant.py: prompt_length learned tokens are cached in front of the session's own."""
     extra = run.model.facts.get("prompt_length")
     if type(extra) is not int or not isinstance(component.law, Linear):
@@ -31,34 +31,34 @@ def _cpmant(component: Component, kind: Kind, run: Cached) -> list[Slab] | None:
     return _changed(slab(component, run), law=Offset(extra))
 
 
-def _model_dtype_states(component: Component, kind: Kind, run: Cached) -> list[Slab] | None:
+def _model_dtype_states(component: Component, _kind: Kind, run: Cached) -> list[Slab] | None:
     """minimax/modeling_minimax.py:72-110,269 and xlstm/modeling_xlstm.py:1332-1358: states in the model's dtype."""
     return _changed(slab(component, run), dtype=run.dtype) if component.role == "state" else None
 
 
-def _float32_convs(component: Component, kind: Kind, run: Cached) -> list[Slab] | None:
+def _float32_convs(component: Component, _kind: Kind, run: Cached) -> list[Slab] | None:
     """inkling/modeling_inkling.py:622-629: the short convolutions are kept in float32."""
     return _changed(slab(component, run), dtype="float32") if component.role == "conv" else None
 
 
-def _kernel_less_one(component: Component, kind: Kind, run: Cached) -> list[Slab] | None:
+def _kernel_less_one(component: Component, _kind: Kind, run: Cached) -> list[Slab] | None:
     """zaya/modeling_zaya.py:161,229-252; rwkv/modeling_rwkv.py:168-171: only the past inputs, not the newest."""
     return _changed(slab(component, run), law=component.law) if component.role == "conv" else None
 
 
-def _recurrent_gemma(component: Component, kind: Kind, run: Cached) -> list[Slab] | None:
+def _recurrent_gemma(component: Component, _kind: Kind, run: Cached) -> list[Slab] | None:
     """recurrent_gemma/modeling_recurrent_gemma.py:431-447: past inputs only; after a decode step a view of kernel."""
     if component.role != "conv" or run.view == "resident":
         return None
     return _changed(slab(component, run), law=component.law)
 
 
-def _float32_index(component: Component, kind: Kind, run: Cached) -> list[Slab] | None:
+def _float32_index(component: Component, _kind: Kind, run: Cached) -> list[Slab] | None:
     """dots3_note/modeling_dots3_note.py:740: the indexer's rotary angles are float32, so its keys are too."""
     return _changed(slab(component, run), dtype="float32") if component.role == "index" else None
 
 
-def _glm5_next(component: Component, kind: Kind, run: Cached) -> list[Slab] | None:
+def _glm5_next(component: Component, _kind: Kind, run: Cached) -> list[Slab] | None:
     """glm5_next/modeling_glm5_next.py:835-847: key, gate score and validity flag of every token, none pooled."""
     if component.role != "index":
         return None

@@ -89,7 +89,9 @@ def model_class(model_type: str, family: str) -> Any:
         return getattr(transformers, name)
     config = config_class(model_type)
     module = import_module(config.__module__.replace(".configuration_", ".modeling_"))
-    takes = [cls for _, cls in inspect.getmembers(module, inspect.isclass) if getattr(cls, "config_class", None) is config]
+    takes = [
+        cls for _, cls in inspect.getmembers(module, inspect.isclass) if getattr(cls, "config_class", None) is config
+    ]
     ranked = sorted(takes, key=lambda cls: (not cls.__name__.endswith(("TextModel", "ForCausalLM")), cls.__name__))
     return next(cls for cls in ranked if not cls.__name__.endswith("PreTrainedModel"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from running import ENCODER_TOKENS, Measured
@@ -34,10 +35,9 @@ class Cell:
         return self.predicted == self.measured and not self.layers
 
 
-def as_json(config: Any, architecture: str, dtype: str) -> dict[str, Any]:
-    """The config with all its keys, as JSON."""
-    config.architectures, config.dtype = [architecture], dtype
-    return dict(json.loads(config.to_json_string(use_diff=False)))
+def as_json(folder: Path) -> dict[str, Any]:
+    """The config.json that save_pretrained wrote."""
+    return dict(json.loads((folder / "config.json").read_text()))
 
 
 def model_of(document: dict[str, Any]) -> Model:
@@ -45,7 +45,7 @@ def model_of(document: dict[str, Any]) -> Model:
 
 
 def predict(model: Model, measured: Measured, *, encoder_tokens: int, view: str) -> CachePlan:
-    options = {"cache": "static" if measured.phase == "static" else "dynamic", "view": view}
+    options = {"cache": measured.phase if measured.phase in ("static", "fp8") else "dynamic", "view": view}
     setup = Setup(version="5.23", dtypes=cache_dtypes(model, Ask(kv_dtype=measured.dtype)), options=options)
     return ENGINE.prepare(model, setup).plan(Load(measured.tokens, measured.batch, encoder_tokens))
 

@@ -24,7 +24,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
         return
-    need = f"the transformers conformance suite needs {' and '.join(MISSING)}: pip install -r requirements.txt beside it"
+    need = (
+        f"the transformers conformance suite needs {' and '.join(MISSING)}: pip install -r requirements.txt beside it"
+    )
     if os.environ.get("KVCALC_REQUIRE_CONFORMANCE") == "1":
         pytest.exit(need, returncode=1)
     session.config.get_terminal_writer().line(f"SKIPPED: {need}", red=True)

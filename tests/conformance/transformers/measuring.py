@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from cases import Case, config_of, wrapped
-from checking import DERIVED_LISTS, Cell, compare, model_of
+from checking import DERIVED_LISTS, Cell, as_json, compare, model_of
 from running import ENCODER_TOKENS, Measured, Session, load, save, static_cache
 from shrink import OVERRIDES, VARIANTS
 
@@ -30,6 +30,8 @@ class Result:
     measurements: int = 0
     cells: list[Cell] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    rows: list[tuple[str, str, int, int, int, int]] = field(default_factory=list)
 
     @property
     def wrong(self) -> list[Cell]:
@@ -40,7 +42,7 @@ def documents(case: Case, config: Any, folder: Path) -> dict[str, dict[str, Any]
     """The config as people have it: with all keys, as save_pretrained writes it, and without the derived lists."""
     whole = wrapped(case, config)
     if case.wrapper is None:
-        saved = json.loads((folder / "config.json").read_text())
+        saved = as_json(folder)
     else:
         whole.dtype = "bfloat16"
         saved = json.loads(whole.to_json_string(use_diff=True))
@@ -49,7 +51,7 @@ def documents(case: Case, config: Any, folder: Path) -> dict[str, dict[str, Any]
     full = json.loads(whole.to_json_string(use_diff=False))
     given = {**OVERRIDES.get(case.model_type, {}), **VARIANTS.get(case.model_type, {}).get(case.variant, {})}
     bare = {key: value for key, value in saved.items() if key not in DERIVED_LISTS or key in given}
-    return {"all keys": full, "saved": saved} | ({"lists derived": bare} if bare != saved else {})
+    return {"all keys": full, "saved": saved} | ({"without derived lists": bare} if bare != saved else {})
 
 
 def measure(case: Case, config: Any, folder: Path) -> list[Measured]:
@@ -94,14 +96,21 @@ def run(case: Case, folder: Path) -> Result:
     result = Result(case)
     measured = measure(case, config, folder)
     result.measurements = len(measured)
+    result.rows = [
+        (item.phase, item.dtype, item.batch, item.tokens, item.counted.total, item.counted.resident_total)
+        for item in measured
+    ]
     encoder_tokens = 0 if case.model_type == "mllama_text_model" else ENCODER_TOKENS  # fed with text only
     for name, document in documents(case, config, folder).items():
+        result.config = document if name == "saved" else result.config
         try:
             model = model_of(document)
         except ModelFileError as refusal:
-            if name != "lists derived":
+            if name != "without derived lists":
                 raise
-            result.refused.append(f"{name}: {refusal}")  # better no number than one from a default
+            result.refused.append(
+                f"a config.json {name} is refused: {refusal}"
+            )  # better no number than one from a default
             continue
         for item in measured:
             cell = compare(model, item, encoder_tokens=encoder_tokens)

@@ -120,7 +120,10 @@ def add_module_states(found: Counted, model: Any) -> None:
     """RecurrentGemma keeps its recurrent states as attributes of its modules, one live batch per model."""
     for index, layer in enumerate(model.model.layers):
         block = layer.temporal_block
-        states = [getattr(block, "conv1d_state", None), getattr(getattr(block, "rg_lru", None), "recurrent_states", None)]
+        states = [
+            getattr(block, "conv1d_state", None),
+            getattr(getattr(block, "rg_lru", None), "recurrent_states", None),
+        ]
         for tensor in states:
             if tensor is not None:
                 found.logical[index] += tensor.numel() * tensor.element_size()

@@ -175,6 +175,14 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
             "indexer_types": ["full", "full", "full", "full", "shared", "shared", "full"],
         },
     },
-    "qwen4_exp_text": {"ple": {"ple_layer_ids": [1, 3], "ple_embed_dim": 16, "heads_per_ngram": 2, "ngram_vocab_size_base": 50, "make_ngram_vocab_size_divisible_by": 2}},
+    "qwen4_exp_text": {
+        "ple": {
+            "ple_layer_ids": [1, 3],
+            "ple_embed_dim": 16,
+            "heads_per_ngram": 2,
+            "ngram_vocab_size_base": 50,
+            "make_ngram_vocab_size_divisible_by": 2,
+        }
+    },
     "zaya": {"sliding": {"layer_types": ["hybrid", "hybrid_sliding"] * 3 + ["hybrid"], "sliding_window": WINDOW}},
 }

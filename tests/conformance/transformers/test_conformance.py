@@ -1,7 +1,8 @@
 """The transformers engine against transformers: every architecture, every tensor, total and per layer.
 
 Each case saves a small checkpoint, loads it, runs it, counts its cache, and reads its config.json as a user would.
-`KVCALC_WRITE_ACCURACY=1` writes what a full run found to docs/accuracy/ and the engine's list of measured architectures.
+`KVCALC_WRITE_ACCURACY=1` writes what a full run found: docs/accuracy/, the engine's list of measured
+architectures, and the sample that the plain test suite checks without torch.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from typing import Any
 
 import pytest
 import transformers
-from cases import Case, discover, universe, wrappers
+from cases import Case, config_of, discover, universe, wrappers
+from checking import as_json, compare, model_of
 from exclusions import EXCLUDED, REFUSED_TOO
 from measuring import Result, run
+from running import Measured, Session, load, save
 
 from kvcalc.engines.transformers.verified import VERIFIED
 from kvcalc.errors import ModelFileError
@@ -24,6 +27,7 @@ from kvcalc.importers.hf import import_config
 ROOT = Path(__file__).resolve().parents[3]
 TABLE = ROOT / "docs" / "accuracy" / "transformers.json"
 VERIFIED_FILE = ROOT / "kvcalc" / "engines" / "transformers" / "verified.py"
+SAMPLE = ROOT / "tests" / "data" / "transformers" / "measured.json"
 CASES = discover()
 RESULTS: dict[str, Result] = {}
 
@@ -62,6 +66,20 @@ def test_what_has_no_cache_has_no_number(model_type: str) -> None:
         import_config(config)
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_fp8_cache(batch: int, tmp_path: Path) -> None:
+    """QuantizedCache with the fp8 backend: one byte per element and two scales per layer."""
+    case = Case("llama", "causal")
+    save(case, config_of(case), tmp_path)
+    model = load(case, tmp_path, "bfloat16")
+    session = Session(model, case, batch)
+    session.kept = {"past_key_values": transformers.QuantizedCache(backend="fp8", config=model.config)}
+    for tokens in (6, 1, 1):
+        measured = Measured("fp8", "bfloat16", batch, session.tokens + tokens, session.advance(tokens))
+        cell = compare(model_of(as_json(tmp_path)), measured)
+        assert cell.equal, cell
+
+
 def test_enough_is_measured() -> None:
     """At least 200 model types and 2,000 counted caches; a partial run is not judged."""
     if len(RESULTS) < len(CASES):
@@ -79,6 +97,9 @@ def test_published_table_is_this_run() -> None:
         TABLE.parent.mkdir(exist_ok=True)
         TABLE.write_text(json.dumps(found, indent=1) + "\n")
         VERIFIED_FILE.write_text(_verified_source())
+        SAMPLE.write_text(
+            json.dumps(_sample(), separators=(",", ":")).replace('{"model_type"', '\n{"model_type"') + "\n"
+        )
         return
     assert json.loads(TABLE.read_text()) == found
     assert frozenset(_equal()) == VERIFIED
@@ -112,13 +133,36 @@ def _table() -> dict[str, Any]:
     }
 
 
+#: One architecture per rule, for tests without torch.
+SAMPLED = """
+llama mistral gemma3_text gemma3n_text llama4_text falcon gpt_bigcode deepseek_v3 deepseek_v32 deepseek_v4 glm_moe_dsa
+dots3_note_text glm5_next_text mistral_large4_text qwen3_next qwen4_exp_text kimi_linear mamba mamba2 falcon_h1
+nemotron_h lfm2 minimax minimax_m3_vl_text recurrent_gemma inkling_text zaya rwkv xlstm cpmant longcat_flash t5 whisper
+mimo_v2_flash gemma4_text zamba2 jamba
+""".split()  # noqa: SIM905  read as words
+
+
+def _sample() -> dict[str, Any]:
+    """config.json as save_pretrained wrote it, and every count: [phase, dtype, batch, tokens, bytes, resident bytes]."""
+    cases = [
+        {"model_type": result.case.model_type, "case": result.case.id, "config": result.config, "rows": result.rows}
+        for result in RESULTS.values()
+        if result.case.model_type in SAMPLED and not result.case.wrapper and result.case.variant != "wide-window"
+    ]
+    return {
+        "source": f"transformers {transformers.__version__} on CPU, small random checkpoints, tensors counted",
+        "cases": cases,
+    }
+
+
 def _verified_source() -> str:
     lines, line = [], ""
     for name in _equal():
-        if len(line) + len(name) + 1 > 116:
+        item = f'"{name}",'
+        if len(line) + len(item) + 1 > 112:
             lines.append(line)
             line = ""
-        line = f"{line} {name}".strip()
-    body = "\n".join([*lines, line])
-    head = VERIFIED_FILE.read_text().split('VERIFIED: frozenset[str] = frozenset(')[0]
-    return f'{head}VERIFIED: frozenset[str] = frozenset(\n    """\n{body}\n""".split()\n)\n'
+        line = f"{line} {item}".strip()
+    body = "".join(f"        {text}\n" for text in [*lines, line])
+    head = VERIFIED_FILE.read_text().split("VERIFIED: frozenset[str] = ")[0]
+    return f"{head}VERIFIED: frozenset[str] = frozenset(\n    {{\n{body}    }}\n)  # fmt: skip\n"

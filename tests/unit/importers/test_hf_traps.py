@@ -219,6 +219,29 @@ def test_an_unknown_kv_cache_scheme_is_refused() -> None:
         import_config(LLAMA | {"quantization_config": quant})
 
 
+@pytest.mark.parametrize(
+    ("quant", "weights", "bits"),
+    [
+        ({"quant_method": "fp8", "fmt": "e4m3"}, "fp8_e4m3", None),
+        ({"quant_method": "mxfp4"}, "mxfp4", None),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "nvfp4", None),
+        ({"quant_method": "gptq", "bits": 4}, None, 4),
+        ({"quant_method": "awq", "w_bit": 4}, None, 4),
+        ({"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": {"num_bits": 8}}}}, None, 8),
+    ],
+    ids=lambda value: str(value.get("quant_method")) if isinstance(value, dict) else "",
+)
+def test_quantised_weights_do_not_change_the_cache(
+    quant: dict[str, Any], weights: str | None, bits: int | None
+) -> None:
+    """Weight type or bits are noted, the cache stays in the model's dtype."""
+    document = import_config(LLAMA | {"quantization_config": quant}).document
+    assert document.get("weights", {}).get("dtype") == weights
+    assert document["facts"].get("weight_bits") == bits
+    assert "cache_dtype" not in document
+    assert document["dtype"] == "bfloat16"
+
+
 def test_falcon_mamba_width_is_never_taken_from_expand() -> None:
     """The published expand is 16, the real factor 2."""
     config = config_of("tiiuae/falcon-mamba-7b")
