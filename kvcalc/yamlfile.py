@@ -210,7 +210,10 @@ def _scalar(text: str, style: str | None, line: int, file: str) -> str | int | f
 
 
 class _Dumper(yaml.SafeDumper):
-    """Short lists and mappings in flow style, order kept."""
+    """Short lists and mappings in flow style, order kept, and no anchors: `parse` refuses them."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 class _Field(dict[str, Any]):
