@@ -14,7 +14,7 @@ _UNKNOWN = "not read by the importer: a captioning model of an own decoder"
 REFUSED_TOO: dict[str, str] = {
     "openai-gpt": _NO_CACHE,
     "reformer": "keeps hashed hidden states, not keys and values",
-    "unlimited_ocr_text": "keeps the whole prompt and a window of what is generated: it depends on where the prompt ends",
+    "unlimited_ocr_text": "keeps the whole prompt and a window of the rest: it depends on where the prompt ends",
     "xlm": _NO_CACHE,
     "xlnet": "keeps hidden states of earlier segments, not keys and values",
 }

@@ -143,7 +143,7 @@ mimo_v2_flash gemma4_text zamba2 jamba
 
 
 def _sample() -> dict[str, Any]:
-    """config.json as save_pretrained wrote it, and every count: [phase, dtype, batch, tokens, bytes, resident bytes]."""
+    """config.json as saved, and every count: [phase, dtype, batch, tokens, bytes, resident bytes]."""
     cases = [
         {"model_type": result.case.model_type, "case": result.case.id, "config": result.config, "rows": result.rows}
         for result in RESULTS.values()
