@@ -1,8 +1,8 @@
 """The tables of docs/ACCURACY.md, made from what the conformance suites wrote to docs/accuracy/*.json.
 
 One file per engine: `engine`, `version`, `proof` (how it was measured), `architectures` (name -> `cells` compared,
-`equal` of them, and where there are any `measurements`, `cases`, `decoder`, `refused`), `not_measured` (name -> reason),
-and `deviations` (texts: what is known to differ). `scripts/docs.py` puts the tables into the page.
+`equal` of them, and where there are any `measurements`, `cases`, `decoder`, `refused`), `not_measured` (name ->
+reason), and `deviations` (texts: what is known to differ). `scripts/docs.py` puts the tables into the page.
 """
 
 from __future__ import annotations

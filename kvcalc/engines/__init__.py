@@ -15,6 +15,7 @@ from kvcalc.errors import UsageError, did_you_mean, short
 _MODULES = {
     "ideal": "ideal",
     "transformers": "transformers",
+    "vllm": "vllm",
 }
 
 

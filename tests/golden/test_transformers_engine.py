@@ -47,8 +47,8 @@ def test_logical_bytes_are_what_was_counted(case: dict[str, Any]) -> None:
     """Bytes of the tensors equal the count, for every prompt, decode step, batch, type and static cache."""
     model = model_of(case["case"])
     for phase, dtype, batch, tokens, counted, _ in case["rows"]:
-        options = {"cache": "static"} if phase == "static" else {}
-        made = plan(model, Load(tokens, batch, ENCODER_TOKENS), dtype=dtype, **options)
+        cache = "static" if phase == "static" else "dynamic"
+        made = plan(model, Load(tokens, batch, ENCODER_TOKENS), dtype=dtype, cache=cache)
         assert made.total_bytes == counted, (phase, dtype, batch, tokens)
         assert type(made.total_bytes) is int
 
@@ -113,7 +113,7 @@ def test_what_transformers_does_not_run_is_refused(case_id: str, asked: dict[str
 @pytest.mark.parametrize("option", [{"cache": "paged"}, {"view": "all"}, {"block_size": "16"}])
 def test_unknown_options_are_usage_errors(option: dict[str, str]) -> None:
     with pytest.raises(UsageError):
-        plan(model_of("llama-causal-default"), Load(10), **option)
+        read_options(ENGINE, [f"{key}={value}" for key, value in option.items()])
 
 
 def test_a_checkpoint_cache_type_for_other_engines_is_ignored() -> None:
