@@ -148,7 +148,7 @@ def _shared(draw: Draw, tag: str) -> Doc:
     return doc
 
 
-def _bare(draw: Draw, tag: str) -> Doc:  # noqa: ARG001  one signature for all builders
+def _bare(draw: Draw, tag: str) -> Doc:  # one signature for all builders
     return {"kind": tag}
 
 

@@ -53,11 +53,21 @@ class Tensor(NamedTuple):
 
 
 class RankPlan(NamedTuple):
-    """The tensors that each of `ranks` (global rank numbers) allocates."""
+    """The tensors that each of `ranks` (global rank numbers) allocates.
+
+    uncharged: bytes among them that the engine does not take from its pool (padding, tables); negative where it
+    sets more aside than it allocates. What has to fit in the pool is `bytes - uncharged`.
+    """
 
     ranks: tuple[int, ...]
     tensors: list[Tensor]
     bytes: int
+    uncharged: int = 0
+
+    @property
+    def charged_bytes(self) -> int:
+        """What the engine's pool must have for these tensors."""
+        return self.bytes - self.uncharged
 
 
 class CachePlan(NamedTuple):
@@ -72,9 +82,9 @@ class CachePlan(NamedTuple):
 
     @property
     def max_rank_bytes(self) -> int:
-        """The fullest rank: it decides what fits."""
+        """The fullest rank, as its pool is charged: it decides what fits."""
         ranks = self.ranks
-        return ranks[0].bytes if len(ranks) == 1 else max(plan.bytes for plan in ranks)
+        return ranks[0].charged_bytes if len(ranks) == 1 else max(plan.charged_bytes for plan in ranks)
 
     def by_rank(self) -> dict[int, int]:
         """Global rank -> bytes, in rank order."""

@@ -16,6 +16,11 @@ _MODULES = {
     "ideal": "ideal",
     "transformers": "transformers",
     "vllm": "vllm",
+    "sglang": "sglang",
+    "exllamav3": "exllamav3",
+    "lmdeploy": "lmdeploy",
+    "mlx-lm": "mlx_lm",
+    "tensorrt-llm": "tensorrt_llm",
 }
 
 

@@ -21,7 +21,7 @@ cosmos3_edge_text ctrl deepseek deepseek_ocr2_text diffllama emu3 emu3_text_mode
 ernie4_5_moe_vl ernie4_5_vl ernie4_5_vl_moe_text exaone flex_olmo gemma git glm glm4 glm4_moe glm4v_moe_text glm4v_text
 glm_image_text glm_ocr_text gpt-sw3 gpt2 gpt_neox gpt_neox_japanese gptj granite granite4_vision_text
 granite_docling_text granitemoe granitemoeshared grok grok-1 helium hunyuan_vl_text hy_v3 hyperclovax internlm
-internlm2 internlm3 iquestcoder jais jais2 llama minicpm minimax_m2 molmo2_text nanochat nemotron olmo olmo2 olmoe opt
+internlm2 internlm3 iquestcoder jais jais2 llama minicpm molmo2_text nanochat nemotron olmo olmo2 olmoe opt
 orion paddleocr_vl_text persimmon phi phi-msft phi3small qwen3_omni_moe_text qwen3_vl_moe_text qwen3_vl_text
 sarvam_moe seed_oss solar_open stablelm stablelm_epoch xglm xverse yi
 """
@@ -117,6 +117,7 @@ def _families() -> dict[str, Rule]:
         "mamba2": hybrid.mamba2,
         "mellum": _mixed(windowed.all_full),
         "minicpm3": latent.minicpm3,
+        "minimax_m2": linear.minimax_m2,
         "mistral": _mixed(windowed.mistral_types),
         "mistral_large4_text": latent.mistral_large4,
         "mllama_text_model": encdec.mllama,

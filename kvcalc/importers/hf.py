@@ -32,9 +32,9 @@ _CONTEXT = (
 _FACTS = (
     "alibi", "attention_k_eq_v", "attention_chunk_size", "dual_chunk_attention_config", "expert_dtype", "index_n_heads",
     "index_topk", "is_hybrid_swa", "mamba_cache_dtype", "mamba_ssm_cache_dtype", "mamba_ssm_dtype", "max_window_layers",
-    "multi_query", "new_decoder_architecture", "no_rope_layer_interval", "num_global_key_value_heads",
+    "multi_query", "n_group", "new_decoder_architecture", "no_rope_layer_interval", "num_global_key_value_heads",
     "num_kv_shared_layers", "position_embedding_type", "q_lora_rank", "use_bidirectional_attention", "use_cla",
-    "use_sliding_window",
+    "use_mla_nope", "use_sliding_window",
 )  # fmt: skip
 #: Traces of a cache that is not one K and one V per token: an unknown model_type with one of these is refused.
 _NOT_PLAIN = (

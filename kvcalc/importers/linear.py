@@ -23,6 +23,7 @@ from kvcalc.importers._cache import (
 )
 from kvcalc.importers._keys import Keys
 from kvcalc.importers.latent import INDEXED, indexer, indexer_types, mla_block
+from kvcalc.importers.plain import plain
 from kvcalc.units import ceil_div
 
 LINEAR, FULL, SLIDING = "linear_attention", "full_attention", "sliding_attention"
@@ -198,6 +199,11 @@ def minimax_m3(keys: Keys) -> Cache:
         return (("sparse", read_attention(layer) | {"indexer": {"head_dim": width}}),)
 
     return by_type(keys, *listed, {FULL: _attn, "minimax_m3_sparse": indexed})
+
+
+def minimax_m2(keys: Keys) -> Cache:
+    """MiniMax-M2; the text section of M3 calls itself minimax_m2 too, and has sparse_attention_config."""
+    return minimax_m3(keys) if keys.has("sparse_attention_config") else plain(keys)
 
 
 def recurrent_gemma(keys: Keys) -> Cache:

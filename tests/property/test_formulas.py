@@ -1,6 +1,5 @@
 """Each kind's bytes against the formula of its paper, written here from the document's own fields."""
 
-# ruff: noqa: ARG005  one signature for all formulas
 from __future__ import annotations
 
 from collections.abc import Callable
