@@ -313,7 +313,8 @@ def _attention_rows(
     heads: int,
 ) -> list[Row]:
     """The arrays of one attention layer. expanded: K and V widths of all `heads`, where the module caches those."""
-    if any(part.role == "pending" or part.name.startswith("cross_") for part in parts):
+    other = any(part.role == "pending" or part.name.startswith("cross_") for part in parts)
+    if other or not any(part.role == "key" for part in parts):  # no key: a shared cache with an index of its own
         raise EngineRefusal(f"block {place.block} is not modelled for MLX-LM", fix="use -e ideal", field="attention")
     growth, limit = _growth(next(part.law for part in parts if part.role == "key"), place.module, launch)
     indexed = any(part.role == "index" for part in parts)
