@@ -158,6 +158,14 @@ def test_kimi_linear_values_are_checked_at_the_width_its_loader_assumes() -> Non
         planner(kv="q8_0", doc=doc)
 
 
+def test_kimi_k3_is_not_kimi_linear() -> None:
+    """Its language model says kimi_linear, the file around it kimi_k3: only that one keeps snapshots of its states."""
+    doc = {"architecture": "kimi_linear", "attention": {"kind": "kda", "heads": 8, "head_dim": 64, "conv_kernel": 4}}
+    assert total(planner(doc=doc, n_rs_seq=1), 256) == total(planner(doc=doc), 256)
+    whole = doc | {"facts": {"wrapper": "kimi_k3"}}
+    assert total(planner(doc=whole, n_rs_seq=1), 256) == 2 * total(planner(doc=whole), 256)
+
+
 def test_mtp_layers_of_a_deepseek_v4_file_keep_a_window() -> None:
     """Where the file has them, DeepSeek-V4's main context gives its MTP layers the window cache, and nothing else."""
     attention = {
