@@ -134,9 +134,10 @@ def gemma_4(out: Writer, text: Config) -> None:
     own, full = text["num_key_value_heads"], text.get("num_global_key_value_heads") or text["num_key_value_heads"]
     plain(out, {**text, "num_key_value_heads": [own if flag else full for flag in slides], "head_dim": None})
     wide = text.get("global_head_dim") or text["head_dim"]
-    for add, width in ((out.add_key_length, wide), (out.add_value_length, wide), (out.add_key_length_swa, text["head_dim"]),
-                       (out.add_value_length_swa, text["head_dim"])):  # fmt: skip
-        add(width)
+    out.add_key_length(wide)
+    out.add_value_length(wide)
+    out.add_key_length_swa(text["head_dim"])
+    out.add_value_length_swa(text["head_dim"])
     out.add_sliding_window(text["sliding_window"])
     out.add_sliding_window_pattern(slides)
     out.add_shared_kv_layers(text.get("num_kv_shared_layers") or 0)
@@ -233,7 +234,7 @@ def test_the_package_s_reader_agrees(tmp_path: Path) -> None:
 
 
 def test_block_sizes_are_the_package_s() -> None:
-    """Each type's block, as the package has it; but for q8_1, which no file stores and ggml-common.h has as 36 bytes."""
+    """Each type's block, as the package has it; but for q8_1, which no file stores (36 bytes in ggml-common.h)."""
     theirs = {int(kind): sizes for kind, sizes in gguf.GGML_QUANT_SIZES.items() if kind.name != "Q8_1"}
     assert theirs.items() <= BLOCKS.items()
 
