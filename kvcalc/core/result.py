@@ -68,11 +68,18 @@ class CacheRecord(TypedDict):
 
 
 class LedgerLine(TypedDict):
-    """One line of a GPU's memory: positive what is there, negative what it takes; the lines sum to the pool."""
+    """One line of a GPU's memory: positive what is there, negative what it takes; the lines sum to the pool.
+
+    low_bytes, high_bytes: in the worst and in the best case for the cache; each column sums to its own pool.
+    source: driver, header, formula, band, log or user; detail: the rule or the place.
+    """
 
     item: str
     bytes: int
+    low_bytes: int
+    high_bytes: int
     source: str
+    detail: str
     exactness: str
 
 
@@ -91,17 +98,26 @@ class LayoutInfo(TypedDict):
 
 
 class FitRecord(CacheRecord):
-    """A cache record on a GPU. None for context or sessions: unlimited, the cache does not grow with them."""
+    """A cache record on a GPU. None for context or sessions: unlimited, the cache does not grow with them.
+
+    pool_low_bytes, pool_high_bytes: the pool in the ledger's worst and best case; low_context_tokens, low_sessions:
+    what the worst case still holds. verdict: FITS (the worst case holds the load), BORDERLINE, DOES NOT FIT.
+    """
 
     gpu: GpuInfo | None
     layout: LayoutInfo
     ledger: list[LedgerLine]
     pool_bytes: int
+    pool_low_bytes: int
+    pool_high_bytes: int
     fits: bool
+    verdict: str
     max_context_tokens: int | None
+    low_context_tokens: int | None
     model_max_context: int | None
     usable_context_tokens: int | None
     max_sessions: int | None
+    low_sessions: int | None
     binding_limit: str
     mha_ratio: float | None
 
