@@ -1,3 +1,32 @@
-"""kvcalc: the exact KV-cache memory calculator for LLM serving."""
+"""kvcalc: the exact KV-cache memory calculator for LLM serving.
 
-__version__ = "0.1.0"
+>>> import kvcalc
+>>> kvcalc.load("llama3").cache(context="128k", sessions=4).bytes
+68719476736
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kvcalc.version import __version__
+
+if TYPE_CHECKING:
+    from kvcalc.api import Cache, LoadedModel, load
+    from kvcalc.errors import KvcalcError
+
+
+__all__ = ["Cache", "KvcalcError", "LoadedModel", "__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """The API is imported when it is used: the command line never pays for it."""
+    if name in ("Cache", "LoadedModel", "load"):
+        from kvcalc import api
+
+        return getattr(api, name)
+    if name == "KvcalcError":
+        from kvcalc.errors import KvcalcError
+
+        return KvcalcError
+    raise AttributeError(f"module 'kvcalc' has no attribute {name!r}")

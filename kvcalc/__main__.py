@@ -18,6 +18,8 @@ def main(arguments: list[str]) -> int:
     )
     try:
         result = _call(arguments)
+        if result == _EXIT_INTERRUPTED:  # the command parser caught Ctrl-C
+            raise KeyboardInterrupt  # noqa: TRY301 - the one place that says so is below
     except KvcalcError as error:
         _report(error, as_json=as_json)
         return error.exit_code
@@ -58,11 +60,6 @@ def _unexpected(error: Exception, arguments: list[str], *, as_json: bool) -> int
         path = f"kvcalc {arguments[0]}" if arguments and arguments[0] in COMMANDS else "kvcalc"
         _report(UsageError(error.format_message(), fix=f"`{path} --help` lists the options"), as_json=as_json)
         return EXIT_USAGE
-    if type(error).__name__ == "Exit":
-        return int(getattr(error, "exit_code", 0))
-    if type(error).__name__ == "Abort":  # the command parser's word for Ctrl-C
-        sys.stderr.write("interrupted\n")
-        return _EXIT_INTERRUPTED
     if os.environ.get("KVCALC_DEBUG"):
         raise error
     bug = Bug(

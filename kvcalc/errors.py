@@ -58,7 +58,7 @@ class KvcalcError(ValueError):
         >>> print(ModelFileError("heads is 0", file="a.yaml", line=5, field="attention.heads").sentence)
         a.yaml:5: attention.heads is 0
         """
-        if self.file is None or self.what.startswith(self.file):
+        if self.file is None or self.file in self.what:
             return self.what
         place = self.file if self.line is None else f"{self.file}:{self.line}"
         if self.field is None or self.what.startswith(f"{self.field} "):

@@ -11,11 +11,11 @@ import json
 import os
 from typing import Any
 
-from kvcalc import __version__
 from kvcalc.core.gpu import Gpu, gpu_from_document
 from kvcalc.core.model import Model
 from kvcalc.document import model_from_document
 from kvcalc.errors import ModelFileError, UsageError, did_you_mean, short
+from kvcalc.version import __version__
 
 try:  # hashlib also loads OpenSSL: 2 ms of every start for one function
     from _blake2 import blake2b
@@ -148,8 +148,11 @@ def _files(directory: str) -> list[tuple[str, bytes]]:
         found = []
         for name in names:
             path = f"{directory}/{name}"
-            with open(path, "rb", buffering=0) as stream:  # noqa: PTH123
-                found.append((path, stream.read(_MAX_FILE_BYTES + 1) or b""))
+            handle = os.open(path, os.O_RDONLY)  # a file object costs twice as much, 190 times
+            try:
+                found.append((path, os.read(handle, _MAX_FILE_BYTES + 1)))
+            finally:
+                os.close(handle)
     except OSError as error:
         raise UsageError(
             f"cannot read the models directory {short(directory)}: {error.strerror}",

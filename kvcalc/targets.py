@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvcalc.core.model import Model
 from kvcalc.errors import ModelFileError, UsageError, short
@@ -12,8 +12,7 @@ from kvcalc.registry import Registry
 _SUFFIXES = (".yaml", ".yml", ".json", ".gguf")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class Target(NamedTuple):
     """A loaded model and what must be said about where it came from."""
 
     model: Model

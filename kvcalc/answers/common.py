@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kvcalc import __version__
 from kvcalc.core.exactness import SCHEMA_VERSION
 from kvcalc.core.model import Model
 from kvcalc.core.plan import Layout, Load, Planner
@@ -15,6 +14,7 @@ from kvcalc.engines import get_engine
 from kvcalc.engines.base import CacheDtypes, Engine, Setup, read_options
 from kvcalc.errors import UsageError, short
 from kvcalc.targets import Target
+from kvcalc.version import __version__
 
 if TYPE_CHECKING:
     from kvcalc.core.result import EngineInfo, ModelInfo

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from kvcalc import __version__
 from kvcalc.cli.given import Given
 from kvcalc.cli.spec import COMMANDS, Opt, Spec
 from kvcalc.errors import UsageError, did_you_mean, short
+from kvcalc.version import __version__
 
 
 def run_command(name: str, values: dict[str, Any]) -> int:

@@ -13,7 +13,6 @@ from kvcalc.core.plan import Layout, Planner
 from kvcalc.errors import UsageError, did_you_mean, short
 from kvcalc.units import parse_bytes, parse_count, parse_fraction, parse_tokens
 
-
 _NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 

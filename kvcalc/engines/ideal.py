@@ -6,8 +6,8 @@ No pages, no padding, no slack. Not an engine anybody runs: the engines' own mod
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import lcm, prod
+from typing import NamedTuple
 
 from kvcalc.core.component import Component, Law, Linear, period_of, saturates_at
 from kvcalc.core.model import Model
@@ -18,8 +18,7 @@ from kvcalc.errors import EngineRefusal
 from kvcalc.units import ceil_div
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
+class _Row(NamedTuple):
     """One component on one class of ranks: everything but the number of slots."""
 
     name: str
@@ -34,16 +33,14 @@ class _Row:
     token_shards: int
 
 
-@dataclass(frozen=True, slots=True)
-class _RankClass:
+class _RankClass(NamedTuple):
     """Ranks of one data-parallel replica that hold equal tensors: (pp, tp) pairs and their rows."""
 
     places: tuple[tuple[int, int], ...]
     rows: tuple[_Row, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class IdealPlanner:
+class IdealPlanner(NamedTuple):
     """See `kvcalc.core.plan.Planner`."""
 
     layout: Layout
@@ -157,8 +154,7 @@ def _check_dcp(layout: Layout, components: list[Component]) -> None:
                 )
 
 
-@dataclass(frozen=True, slots=True)
-class IdealEngine:
+class IdealEngine(NamedTuple):
     """See `kvcalc.engines.base.Engine`."""
 
     name: str = "ideal"

@@ -10,7 +10,7 @@ from kvcalc.render.sheet import Page
 
 def csv_text(page: Page) -> str:
     """One header row, one row per record; columns that are only drawn are left out."""
-    sheet = next((sheet for sheet in page.sheets if sheet.columns), None)
+    sheet = page.records or next((sheet for sheet in page.sheets if sheet.columns), None)
     if sheet is None:
         return ""
     keep = [index for index, column in enumerate(sheet.columns) if column.key]

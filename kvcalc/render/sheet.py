@@ -43,9 +43,10 @@ class Sheet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """All sheets of one answer; the first with columns is what CSV writes."""
+    """All sheets of one answer; the first with columns is what CSV writes, unless `records` is given for it."""
 
     sheets: tuple[Sheet, ...]
+    records: Sheet | None = None
     assumptions: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     verdict: str = ""

@@ -14,8 +14,10 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from kvcalc.render.sheet import Cell, Column, Page, Sheet
+from kvcalc.render.sheet import Cell, Page, Sheet
 
+#: A side column of sentences this wide may wrap; narrower it is left out.
+_READABLE = 40
 _STYLES = {"name": "bold", "bytes": "cyan", "bar": "green", "dim": "dim", "": ""}
 
 
@@ -60,29 +62,50 @@ def _print_sheet(sheet: Sheet, console: Console) -> None:
 def _table(sheet: Sheet, console: Console) -> RenderableType:
     kept = list(range(len(sheet.columns)))
     while droppable := [index for index in kept if sheet.columns[index].drop]:
-        if _width(sheet, kept) <= console.width:
+        if _total(_comfortable(sheet, kept)) <= console.width:
             break
         kept.remove(max(droppable, key=lambda index: sheet.columns[index].drop))
-    return _build(sheet, kept) if _width(sheet, kept, wrapped=True) <= console.width else _stacked(sheet)
+    least, wanted = _least(sheet, kept), _wanted(sheet, kept)
+    spare = console.width - _total(least)
+    if spare < 0:
+        return _stacked(sheet)
+    for place, wish in enumerate(wanted):  # what is left after the words goes to the first columns that want it
+        more = min(wish - least[place], spare)
+        least[place], spare = least[place] + more, spare - more
+    return _build(sheet, dict(zip(kept, least, strict=True)))
 
 
-def _width(sheet: Sheet, kept: list[int], *, wrapped: bool = False) -> int:
-    """Screen cells of the table, with a space at both sides of each column.
-
-    wrapped: numbers and names stay whole, sentences break between words.
-    """
-    total = 0
-    for index in kept:
-        column = sheet.columns[index]
-        texts = [column.title, *(row[index].text for row in _rows(sheet))]
-        if wrapped and not _whole(column):
-            texts = [word for text in texts for word in text.split()]
-        total += 2 + max(map(cell_len, texts), default=0)
-    return total
+def _total(widths: list[int]) -> int:
+    """Screen cells of a table: a space at both sides of each column."""
+    return sum(widths) + 2 * len(widths)
 
 
-def _whole(column: Column) -> bool:
-    return column.right or column.style in ("name", "bar")
+def _wanted(sheet: Sheet, kept: list[int]) -> list[int]:
+    """The widest text of each column."""
+    return [max(map(cell_len, _texts(sheet, index))) for index in kept]
+
+
+def _comfortable(sheet: Sheet, kept: list[int]) -> list[int]:
+    """A side column of sentences may wrap, as long as a line still says something."""
+    return [
+        min(wish, _READABLE) if sheet.columns[index].drop and not sheet.columns[index].right else wish
+        for index, wish in zip(kept, _wanted(sheet, kept), strict=True)
+    ]
+
+
+def _least(sheet: Sheet, kept: list[int]) -> list[int]:
+    """The widest part of each column that must stay whole: a number with its unit, a bar, a word."""
+    return [
+        max(map(cell_len, texts))
+        if sheet.columns[index].right
+        else max((cell_len(word) for text in texts for word in text.split()), default=0)
+        for index in kept
+        for texts in [_texts(sheet, index)]
+    ]
+
+
+def _texts(sheet: Sheet, index: int) -> list[str]:
+    return [sheet.columns[index].title, *(row[index].text for row in _rows(sheet))]
 
 
 def _rows(sheet: Sheet) -> tuple[tuple[Cell, ...], ...]:
@@ -100,20 +123,20 @@ def _stacked(sheet: Sheet) -> RenderableType:
     return Group(*lines)
 
 
-def _build(sheet: Sheet, kept: list[int]) -> Table:
+def _build(sheet: Sheet, widths: dict[int, int]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for index in kept:
+    for index, width in widths.items():
         column = sheet.columns[index]
         table.add_column(
             Text(column.title),
             justify="right" if column.right else "left",
             style=_STYLES[column.style],
-            overflow="fold",
-            no_wrap=_whole(column),
+            width=width,
+            no_wrap=column.right,
         )
     for row in sheet.rows:
-        table.add_row(*(Text(row[index].text) for index in kept))
+        table.add_row(*(Text(row[index].text) for index in widths))
     if sheet.total:
         table.add_section()
-        table.add_row(*(Text(sheet.total[index].text, style="bold") for index in kept))
+        table.add_row(*(Text(sheet.total[index].text, style="bold") for index in widths))
     return table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from kvcalc.render.sheet import Cell, Column, Page, Sheet, bar, number
@@ -255,7 +256,28 @@ def explain_page(answer: Answer) -> Page:
         notes=_session_notes(answer),
     )
     where = (Sheet(title="read from", lead=tuple(sources)),) if sources else ()
-    return _page(answer, terms, *where)
+    return replace(_page(answer, terms, *where), records=_term_records(answer))
+
+
+def _term_records(answer: Answer) -> Sheet:
+    """The terms as rows, for programs."""
+    keys = (
+        "component",
+        "block",
+        "kind",
+        "layers",
+        "sessions",
+        "slots",
+        "slots_rule",
+        "elements_per_slot",
+        "bytes_per_slot",
+        "dtype",
+        "bytes",
+    )
+    columns = tuple(Column(title=key, key=key) for key in keys)
+    return Sheet(
+        columns=columns, rows=tuple(tuple(Cell(str(term[k]), term[k]) for k in keys) for term in answer["terms"])
+    )
 
 
 def variants_page(answer: Answer) -> Page:
