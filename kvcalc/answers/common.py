@@ -17,6 +17,8 @@ from kvcalc.targets import Target
 from kvcalc.version import __version__
 
 if TYPE_CHECKING:
+    from kvcalc.core.component import Role
+    from kvcalc.core.gpu import Gpu
     from kvcalc.core.result import EngineInfo, ModelInfo
 
 
@@ -119,10 +121,17 @@ def encoder_tokens(model: Model, ask: Ask, assumptions: list[str]) -> int:
     )
 
 
-def prepare(target: Target, ask: Ask, *, tp: int | None = None) -> Prepared:
+def asked_roles(ask: Ask) -> frozenset[Role]:
+    """Roles whose type the user asked for: an engine's own rules leave these alone."""
+    roles: dict[Role, object] = {"state": ask.state_dtype, "index": ask.index_dtype}
+    roles["key"], roles["value"] = read_kv_dtype(ask.kv_dtype) if ask.kv_dtype else (None, None)
+    return frozenset(role for role, asked in roles.items() if asked is not None)
+
+
+def prepare(target: Target, ask: Ask, *, tp: int | None = None, gpu: Gpu | None = None) -> Prepared:
     """Everything up to the first plan.
 
-    tp: overrides the asked degree (automatic layouts).
+    tp: overrides the asked degree (automatic layouts). gpu: its architecture decides some engines' block sizes.
 
     Raises: UsageError, EngineRefusal.
     """
@@ -133,11 +142,14 @@ def prepare(target: Target, ask: Ask, *, tp: int | None = None) -> Prepared:
     assumptions = list(target.assumptions)
     load = Load(ask.context_tokens, ask.sessions, encoder_tokens(model, ask, assumptions))
     options = read_options(engine, ask.engine_options)
-    setup = Setup(version=version, layout=layout, dtypes=dtypes, options=options, gpu=ask.gpu)
-    alone = Setup(version=version, layout=Layout(), dtypes=dtypes, options=options, gpu=ask.gpu)
+    card = None if gpu is None else gpu.architecture
+    asked = asked_roles(ask)
+    setup = Setup(version=version, layout=layout, dtypes=dtypes, options=options, gpu=card, asked=asked)
+    alone = Setup(version=version, layout=Layout(), dtypes=dtypes, options=options, gpu=card, asked=asked)
     planner = engine.prepare(model, setup)
     single = planner if layout == Layout() else engine.prepare(model, alone)
-    if any(c.role == "state" for kind in model.blocks.values() for c in kind.lower()):
+    # Other engines state their own rule for the types of states.
+    if engine.name == "ideal" and any(c.role == "state" for kind in model.blocks.values() for c in kind.lower()):
         assumptions.append(f"recurrent states in {dtypes.state}, convolution tails in {dtypes.conv}")
     extra = []
     if model.max_context is not None and ask.context_tokens > model.max_context:

@@ -38,7 +38,7 @@ def compare(targets: Sequence[Target], ask: Ask, gpu: Gpu | None) -> dict[str, A
 
 def _one(target: Target, ask: Ask, gpu: Gpu | None) -> tuple[FitRecord, dict[str, Any]]:
     tp, notes = tensor_parallel(target, ask, gpu)
-    ready = prepare(target, ask, tp=tp)
+    ready = prepare(target, ask, tp=tp, gpu=gpu)
     record = fit_record(ready, ask, gpu)
     record["assumptions"] = [*notes, *record["assumptions"]]
     return record, ready.inputs

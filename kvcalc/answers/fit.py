@@ -30,7 +30,7 @@ def fit(target: Target, ask: Ask, gpu: Gpu | None) -> dict[str, Any]:
     Raises: UsageError, EngineRefusal.
     """
     tp, notes = tensor_parallel(target, ask, gpu)
-    ready = prepare(target, ask, tp=tp)
+    ready = prepare(target, ask, tp=tp, gpu=gpu)
     record = fit_record(ready, ask, gpu)
     record["assumptions"] = [*notes, *record["assumptions"]]
     return {**header("fit", ready.inputs), **record}

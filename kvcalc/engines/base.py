@@ -35,7 +35,7 @@ class Option(NamedTuple):
     """One engine option, under the engine's own name. `default` None: the engine decides."""
 
     name: str
-    parse: Literal["tokens", "count", "bytes", "fraction", "switch", "choice"]
+    parse: Literal["tokens", "count", "bytes", "fraction", "switch", "choice", "text"]
     help: str
     default: int | float | bool | str | None = None
     choices: tuple[str, ...] = ()
@@ -53,6 +53,8 @@ class Option(NamedTuple):
             return parse_bytes(text, field=self.name)
         if self.parse == "fraction":
             return parse_fraction(text, field=self.name)
+        if self.parse == "text":
+            return text.strip()
         known = self.choices or ("on", "off", "true", "false", "1", "0", "yes", "no")
         if (lowered := text.strip().lower()) not in known:
             raise UsageError(
@@ -62,13 +64,18 @@ class Option(NamedTuple):
 
 
 class Setup(NamedTuple):
-    """Everything but the load: how the engine is started."""
+    """Everything but the load: how the engine is started.
+
+    gpu: architecture of the GPU (`sm90`, `gfx942`). asked: roles whose type in `dtypes` the user asked for;
+    the others were filled in, and an engine with a rule of its own for them applies that rule.
+    """
 
     version: str
     dtypes: CacheDtypes
     layout: Layout = Layout()
     options: Mapping[str, Any] = _NO_OPTIONS
     gpu: str | None = None
+    asked: frozenset[Role] = frozenset()
 
 
 class Engine(Protocol):
