@@ -8,10 +8,12 @@ from types import UnionType
 from typing import Any, Literal, NotRequired, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
 
 from kvcalc.core.result import (
+    Advice,
     CacheRecord,
     EngineInfo,
     FitRecord,
     ModelInfo,
+    Requirement,
     Term,
     VariantRecord,
 )
@@ -31,6 +33,9 @@ class SizeAnswer(_Header, CacheRecord):
 
 class FitAnswer(_Header, FitRecord):
     """`kvcalc fit`."""
+
+    requirements: list[Requirement]
+    advice: list[Advice]
 
 
 class ExplainAnswer(_Header, CacheRecord):

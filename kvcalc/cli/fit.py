@@ -5,9 +5,12 @@ from kvcalc.errors import EXIT_DOES_NOT_FIT, EXIT_OK
 
 
 def run(given: Given) -> int:
-    from kvcalc.answers.fit import fit
+    from kvcalc.answers.fit import Required, fit
+    from kvcalc.units import MAX_SESSIONS
 
     ask, registry = given.ask(), given.registry()
-    answer = fit(given.target(registry), ask, given.gpu(ask, registry))
+    required = Required(given.whole("require_sessions", most=MAX_SESSIONS), given.tokens("require_context"))
+    answer = fit(given.target(registry), ask, given.gpu(ask, registry), required)
     given.emit(answer)
-    return EXIT_OK if answer["fits"] else EXIT_DOES_NOT_FIT
+    met = all(item["met"] for item in answer["requirements"])
+    return EXIT_OK if answer["fits"] and met else EXIT_DOES_NOT_FIT

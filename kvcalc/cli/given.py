@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvcalc.answers.common import Ask
 from kvcalc.core.gpu import Gpu
@@ -12,6 +12,9 @@ from kvcalc.registry import Registry, load_registry
 from kvcalc.render.output import FORMATS, write
 from kvcalc.targets import Target, load_target
 from kvcalc.units import parse_bytes, parse_count, parse_tokens
+
+if TYPE_CHECKING:
+    from kvcalc.planning.startlog import StartLog
 
 MAX_DEGREE = 4096
 DEFAULT_CONTEXT = 8192
@@ -49,6 +52,9 @@ class Given(NamedTuple):
             weight_dtype=values.get("weight_dtype"),
             pool_bytes=self._bytes("pool"),
             overhead_bytes=self._bytes("overhead"),
+            gpu_total_bytes=self._bytes("gpu_total"),
+            from_log=values.get("from_log"),
+            log=self._log(),
             encoder_tokens=self.whole("encoder_tokens", most=2**31, least=0),
         )
 
@@ -57,9 +63,26 @@ class Given(NamedTuple):
         text = self.values.get(name)
         return None if text is None else parse_count(text, field=name.replace("_", "-"), most=most, least=least)
 
+    def tokens(self, name: str) -> int | None:
+        """A number of tokens, or None."""
+        text = self.values.get(name)
+        return None if text is None else parse_tokens(text, field=name.replace("_", "-"))
+
+    def _log(self) -> StartLog | None:
+        """What the start-up log of --from-log says.
+
+        Raises: UsageError when it cannot be read.
+        """
+        path = self.values.get("from_log")
+        if path is None:
+            return None
+        from kvcalc.planning.startlog import read_log_file
+
+        return read_log_file(path)
+
     def _bytes(self, name: str) -> int | None:
         text = self.values.get(name)
-        return None if text is None else parse_bytes(text, field=name)
+        return None if text is None else parse_bytes(text, field=name.replace("_", "-"))
 
     def _gpu(self) -> tuple[str | None, int | None]:
         text = self.values.get("gpu")

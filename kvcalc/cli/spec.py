@@ -61,7 +61,13 @@ _CACHE = (
 _POOL = (
     Opt("weight_dtype", ("--weight-dtype",), "TYPE", "Type of the weights (default: the checkpoint's)."),
     Opt("pool", ("--pool",), "SIZE", "KV memory per GPU, like 24GiB: skips the ledger."),
-    Opt("overhead", ("--overhead",), "SIZE", "Replaces the overhead estimate."),
+    Opt("overhead", ("--overhead",), "SIZE", "Replaces every line but weights and unused share."),
+    Opt("gpu_total", ("--gpu-total",), "SIZE", "The GPU's memory as the engine's log prints it."),
+)
+_LOG = (Opt("from_log", ("--from-log",), "FILE", "An engine's start-up log: its numbers replace the estimates."),)
+_GATE = (
+    Opt("require_sessions", ("--require-sessions",), "N", "Exit 1 when fewer sessions fit."),
+    Opt("require_context", ("--require-context",), "TOKENS", "Exit 1 when a shorter context fits."),
 )
 _SHAPES = (
     Opt("latent_dim", ("--latent-dim",), "N", "MLA latent width (default 512)."),
@@ -107,7 +113,7 @@ COMMANDS: dict[str, Spec] = {
         "The GPU's memory line by line, the longest context and the most sessions; exit 1 when the load does not fit."
         "\n\nExample: kvcalc fit llama3-70b --gpu h100-80gb --tp 4 -c 32k -n 8",
         _ONE,
-        (*_CACHE, *_POOL, *_MODELS, *_OUTPUT),
+        (*_CACHE, *_POOL, *_LOG, *_GATE, *_MODELS, *_OUTPUT),
     ),
     "models": Spec(
         "The shipped models.",

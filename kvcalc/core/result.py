@@ -122,6 +122,23 @@ class FitRecord(CacheRecord):
     mha_ratio: float | None
 
 
+class Requirement(TypedDict):
+    """Something the answer was asked to hold. missing_bytes: per GPU, 0 where it is met or no memory is missing."""
+
+    what: str
+    required: int
+    held: int | None
+    met: bool
+    missing_bytes: int
+
+
+class Advice(TypedDict):
+    """A change and the bytes per GPU it would leave for the cache, or that the load would need less."""
+
+    change: str
+    gain_bytes: int
+
+
 class VariantRecord(TypedDict):
     """The same model with another attention."""
 

@@ -91,9 +91,9 @@ class Rest(NamedTuple):
     levers: list[tuple[str, dict[str, Any]]]
 
 
-def pool_only(pool_bytes: int) -> Ledger:
+def pool_only(pool_bytes: int, source: str, detail: str) -> Ledger:
     """The ledger of a pool somebody measured."""
-    return Ledger((_given("pool", pool_bytes, "user", "--pool"),))
+    return Ledger((_given("pool", pool_bytes, source, detail, "exact" if source == "user" else "measured"),))
 
 
 def _given(item: str, size: int, source: str, detail: str, exactness: str = "exact") -> LedgerLine:

@@ -125,6 +125,23 @@ def read_log(text: str) -> StartLog:
     return StartLog(engine=engine, **found, **_flags(text))  # type: ignore[arg-type]
 
 
+def read_log_file(path: str) -> StartLog:
+    """The figures of the log at `path`.
+
+    Raises: UsageError when it cannot be read or holds none.
+    """
+    from pathlib import Path
+
+    try:
+        with Path(path).open("rb") as stream:
+            raw = stream.read(MAX_LOG_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", fix="check --from-log", field="from-log") from None
+    if len(raw) > MAX_LOG_BYTES:
+        raise UsageError(f"{path} is above 64 MiB", fix="give the lines of one start", field="from-log", value=path)
+    return read_log(raw.decode("utf-8", "replace"))
+
+
 def _llama(text: str) -> dict[str, int]:
     """llama.cpp prints one line per device: the fullest decides."""
     found = {}

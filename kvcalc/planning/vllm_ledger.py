@@ -8,26 +8,26 @@ from __future__ import annotations
 from math import ceil
 from typing import Any
 
+from kvcalc.engines.vllm.defaults import Version, default_batch, default_sequences, is_a100, read_version
+from kvcalc.engines.vllm.versions import RULES
 from kvcalc.planning.amount import Amount, exactly, scaled
 from kvcalc.planning.ledger import LedgerAsk, Rest, refuse, user_overhead
 from kvcalc.planning.shape import Shape, read_shape
 from kvcalc.planning.startlog import StartLog
-from kvcalc.planning.vllm_memory import (
-    Start,
-    default_batch,
-    default_sequences,
-    default_utilization,
-    graph_reserve,
-    runner2,
-    vllm_amounts,
-)
-from kvcalc.planning.weights import checkpoint, rank_weights
+from kvcalc.planning.vllm_memory import Start, graph_reserve, runner2, v0_start, vllm_amounts
+from kvcalc.planning.weights import checkpoint, rank_weights, rotary_tables
+from kvcalc.units import GIB
 
 #: Model families whose expert kernels were seen to keep no bf16 workspace (set after seeing logs of 0.14 to 0.20).
 _NO_WORKSPACE = ("nemotron_h", "minimax", "llama4", "gpt_oss", "kimi")
 #: quant_method of checkpoints that run on Marlin or CUTLASS expert kernels.
 _REPACKED = ("awq", "gptq", "mxfp4", "nvfp4", "modelopt", "bitsandbytes", "int4")
-_SEQUENCES, _TOKENS, _UTILISATION = 256, 2048, 0.95
+#: The V1 engine (default from 0.8 on) needs compute capability 8.0; older GPUs ran V0 as long as there was one.
+_BEFORE_AMPERE = ("sm70", "sm75")
+#: Communication buffers that "Model loading took" counts as soon as there is more than one rank (median of logs).
+_TP_BUFFERS = 7 * GIB // 100
+#: What the levers change to; the default utilisation before the oldest release with rules.
+_SEQUENCES, _TOKENS, _UTILISATION, _OLD_UTILISATION = 256, 2048, 0.95, 0.9
 
 
 def engine_rest(ask: LedgerAsk, total: int) -> Rest:
@@ -35,7 +35,7 @@ def engine_rest(ask: LedgerAsk, total: int) -> Rest:
 
     Raises: UsageError where the closed form is known not to hold and nothing replaces it.
     """
-    version = _version(ask.version)
+    version = read_version(ask.version)
     notes: list[str] = []
     utilisation = _utilisation(ask, version, notes)
     requested = ceil(total * utilisation)
@@ -64,40 +64,45 @@ def engine_rest(ask: LedgerAsk, total: int) -> Rest:
     return Rest([*lines, *amounts], notes, warnings, _levers(start, utilisation))
 
 
-def _version(text: str) -> tuple[int, int]:
-    major, _, minor = text.partition(".")
-    return int(major or 0), int(minor.partition(".")[0] or 0)
-
-
-def _utilisation(ask: LedgerAsk, version: tuple[int, int], notes: list[str]) -> float:
+def _utilisation(ask: LedgerAsk, version: Version, notes: list[str]) -> float:
     asked = ask.options.get("gpu_memory_utilization")
     if asked is not None:
         return float(asked)
     if ask.log is not None and ask.log.utilization is not None:
         return ask.log.utilization
-    usual = default_utilization(version)
-    notes.append(f"gpu_memory_utilization {usual:g}: the default of vLLM {version[0]}.{version[1]}")
+    line = f"{version[0]}.{version[1]}"
+    usual = RULES[line].gpu_memory_utilization if line in RULES else _OLD_UTILISATION
+    notes.append(f"gpu_memory_utilization {usual:g}: the default of vLLM {line}")
     return usual
 
 
 def _weights(ask: LedgerAsk) -> Amount:
     if ask.log is not None and ask.log.weights_bytes is not None:
         return exactly(ask.log.weights_bytes, "log", "Model loading took", "measured")
-    return rank_weights(
+    weights = rank_weights(
         ask.model,
         ask.layout,
         weight_dtype=ask.weight_dtype,
         expert_parallel=bool(ask.options.get("enable_expert_parallel")),
         drafts=bool(ask.options.get("num_speculative_tokens")),
     )
+    extra = rotary_tables(ask.model) + (_TP_BUFFERS if ask.layout.tp > 1 else 0)
+    return weights._replace(
+        best=weights.best + extra,
+        low=weights.low + extra,
+        high=weights.high + extra,
+        detail=f"{weights.detail}, rotary tables",
+    )
 
 
-def _check(ask: LedgerAsk, version: tuple[int, int]) -> None:
+def _check(ask: LedgerAsk, version: Version) -> None:
     """Raises: UsageError for what the logs showed the closed form not to fit."""
     gpu, model = ask.gpu, ask.model
     states = any(part.role == "state" for kind in model.blocks.values() for part in kind.lower())
     if gpu.vendor != "NVIDIA":
         raise refuse(ask, f"{gpu.product} is no NVIDIA GPU, and logs of others scatter by up to 37 % of the weights")
+    if version < (0, 8) and model.facts.get("multimodal"):
+        raise refuse(ask, "the V0 engine profiles encoders with every image at once (36 GiB seen)")
     if gpu.unified_memory:
         raise refuse(ask, f"{gpu.product} shares its memory with the CPU, and the profiler counts other programs")
     if (model.architecture or "").startswith("deepseek_v4"):
@@ -106,12 +111,12 @@ def _check(ask: LedgerAsk, version: tuple[int, int]) -> None:
         raise refuse(ask, "the graph estimate of recurrent layers under data and expert parallelism is off by 25 GiB")
 
 
-def _start(ask: LedgerAsk, version: tuple[int, int], total: int, notes: list[str], *, logged: bool = False) -> Start:
+def _start(ask: LedgerAsk, version: Version, total: int, notes: list[str], *, logged: bool = False) -> Start:
     """The flags asked for, else the log's, else vLLM's defaults, which are noted.
 
     logged: the flags of the log alone.
     """
-    a100 = "a100" in ask.gpu.name or "a800" in ask.gpu.name
+    a100 = is_a100(80 if ask.gpu.architecture == "sm80" else 0)
     options: dict[str, Any] = {} if logged else dict(ask.options)
     log = ask.log
     sequences = options.get("max_num_seqs") or (log.max_num_seqs if log else None)
@@ -121,24 +126,29 @@ def _start(ask: LedgerAsk, version: tuple[int, int], total: int, notes: list[str
     batch = options.get("max_num_batched_tokens") or (log.max_num_batched_tokens if log else None)
     if not batch:
         batch = default_batch(version, total, a100=a100)
-        notes.append(f"max_num_batched_tokens {batch:,}: vLLM's default on this GPU")
     eager = options.get("enforce_eager")
     if eager is None:
         eager = bool(log and log.enforce_eager)
     quantised = _quantised(ask)
     encoder = bool(ask.model.facts.get("multimodal")) and not options.get("language_model_only")
     moe = bool(read_shape(ask.model).experts)
-    return Start(
+    start = Start(
         version=version,
         tp=ask.layout.tp,
         max_num_seqs=sequences,
         batch_tokens=batch,
         eager=bool(eager),
+        fast_sampler=options.get("use_flashinfer_sampler"),
         runner2=runner2(version, ask.model.architecture, moe=moe, quantised=quantised, encoder=encoder),
         workspace=None if _keeps_workspace(ask) else False,
         encoder=encoder,
         nvlink=ask.gpu.nvlink,
     )
+    old_gpu = ask.gpu.architecture in _BEFORE_AMPERE and version < (0, 10)
+    if (version < (0, 8) or old_gpu) and not options.get("max_num_batched_tokens"):
+        length = options.get("max_model_len") or (log.max_model_len if log else None) or ask.load.context_tokens
+        return v0_start(start, length)
+    return start
 
 
 def _quantised(ask: LedgerAsk) -> bool:

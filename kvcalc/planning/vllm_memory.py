@@ -13,17 +13,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from kvcalc.engines.vllm.defaults import Version
 from kvcalc.planning.amount import Amount, band
 from kvcalc.planning.shape import Shape
 from kvcalc.units import GIB, MIB, ceil_div
 
-Version = tuple[int, int]
-
-#: Since 0.17 sampling is FlashInfer's or Triton's; since 0.20 the default utilisation is 0.92 instead of 0.90;
-#: since 0.21 memory for CUDA graphs is set aside before the cache.
-_FAST_SAMPLER, _WIDE_UTILISATION, _GRAPHS_RESERVED = (0, 17), (0, 20), (0, 21)
-#: V1 is the default from 0.8 on; the MoE workspace stays allocated since 0.14.
-_V1, _WORKSPACE_KEPT = (0, 8), (0, 14)
+#: Since 0.14 the MoE workspace stays allocated; since 0.17 sampling is FlashInfer's or Triton's; since 0.21 memory
+#: for CUDA graphs is set aside before the cache.
+_WORKSPACE_KEPT, _FAST_SAMPLER, _GRAPHS_RESERVED = (0, 14), (0, 17), (0, 21)
 #: V0 switches to chunked prefill beyond this length, and then samples nothing while it profiles.
 _V0_CHUNKED = 32768
 #: Capture sizes: 1, 2, 4, every 8 below 256, every 16 up to 512.
@@ -53,28 +50,6 @@ class Start(NamedTuple):
     workspace: bool | None = True
     encoder: bool = False
     nvlink: bool | None = True
-
-
-def default_utilization(version: Version) -> float:
-    """Source: config/cache.py, gpu_memory_utilization."""
-    return 0.92 if version >= _WIDE_UTILISATION else 0.9
-
-
-def default_sequences(version: Version, total_bytes: int, *, a100: bool) -> int:
-    """max_num_seqs of a server started without it. Source: engine/arg_utils.py get_batch_defaults."""
-    return 1024 if version >= _V1 and total_bytes >= 70 * GIB and not a100 else 256
-
-
-def default_batch(version: Version, total_bytes: int, *, a100: bool, server: bool = True) -> int:
-    """max_num_batched_tokens of a server (or of LLM()) started without it.
-
-    16,384 from 160 GiB on since 0.22: assumed, logs of 0.18 still fit 8,192.
-    """
-    if total_bytes >= 160 * GIB and version >= (0, 22):
-        return 16384
-    if total_bytes >= 70 * GIB and not a100:
-        return 8192 if server else 16384
-    return 2048 if server else 8192
 
 
 def runner2(version: Version, architecture: str | None, *, moe: bool, quantised: bool, encoder: bool) -> bool:

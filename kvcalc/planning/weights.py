@@ -26,13 +26,11 @@ from kvcalc.planning.shape import (
 )
 from kvcalc.units import GIB, ceil_div
 
-#: Communication buffers that vLLM counts as weights as soon as there is more than one rank (median of logs).
-_TP_BUFFERS = 7 * GIB // 100
 #: gpt-oss in mxfp4: the kernel pads the hidden size to a multiple of this.
 _MXFP4_PAD = 256
 #: Parts per thousand around the best guess: header of a 16-bit checkpoint, of a quantised one, parameters times a
-#: 16-bit type, parameters times a quantised type. Logs: 0.12 GiB, -1..+3.5 %; catalogues: 0.2 %, -5..+8 %.
-_BANDS = {(True, True): (2, 4), (True, False): (10, 35), (False, True): (5, 10), (False, False): (50, 80)}
+#: 16-bit type, parameters times a quantised type. Logs: 0.12 GiB, -1..+3.5 %; catalogues: 0.2 %.
+_BANDS = {(True, True): (2, 4), (True, False): (10, 35), (False, True): (5, 10), (False, False): (20, 40)}
 _SLACK = GIB // 10
 
 
@@ -123,9 +121,7 @@ def rank_weights(
     spread = layout.tp * layout.dp if expert_parallel else layout.tp
     rank = ceil_div(divided, layout.tp) + replicated + ceil_div(experts + _padding(model, shape, experts), spread)
     rank = _fullest_stage(rank, shape, layout, whole, parameters)
-    rank += _repeated_heads(model, layout.tp, whole, parameters) + _rotary_tables(model)
-    if layout.tp > 1:
-        rank += _TP_BUFFERS
+    rank += _repeated_heads(model, layout.tp, whole, parameters)
     return _amount(whole, rank, layout, notes)
 
 
@@ -190,7 +186,7 @@ def _repeated_heads(model: Model, tp: int, whole: Checkpoint, parameters: int) -
     return extra
 
 
-def _rotary_tables(model: Model) -> int:
+def rotary_tables(model: Model) -> int:
     """cos and sin for every position, 2 bytes each, once per rotary width (Llama-3.1: 33.5 MB)."""
     widths = set()
     for kind in model.blocks.values():
