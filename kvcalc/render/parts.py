@@ -73,7 +73,7 @@ def report_sheets(answer: Answer) -> tuple[Sheet, ...]:
         sheets.append(Sheet(title=f"{answer['engine']['name']} says", columns=columns, rows=rows))
     for key, value in report.items():
         if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-            names = list(value[0])
+            names = [name for name, held in value[0].items() if not isinstance(held, list | dict)]
             titles = tuple(Column(title=name, key=name, right=type(value[0][name]) is int) for name in names)
             listed = tuple(
                 tuple(

@@ -96,7 +96,7 @@ def _verdict(answer: Answer) -> str:
         text = f"BORDERLINE: {gib(need)} needed per GPU, pool {gib(pool)} ({low} to {high})"
     if answer["advice"]:
         first = answer["advice"][0]
-        text += f"; {first['change']} would leave {gib(first['gain_bytes'])} more"
+        text += f"; {first['change']} would gain {gib(first['gain_bytes'])}"
     return text
 
 
