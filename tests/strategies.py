@@ -203,8 +203,8 @@ def rich_documents(draw: Draw) -> Doc:
     _maybe(draw, doc, "notes", st.lists(word, min_size=1, max_size=2))
     check = {"context": number, "bytes": number, "published": word, "sessions": SMALL, "dtype": st.just("float32")}
     _maybe(draw, doc, "checks", st.lists(st.fixed_dictionaries(check), min_size=1, max_size=2))
-    for key in ("parameters", "max_context", "hidden_size", "vocab_size"):
-        _maybe(draw, doc, key, number)
+    for key, most in (("parameters", 2**40), ("max_context", 2**40), ("hidden_size", 2**20), ("vocab_size", 2**20)):
+        _maybe(draw, doc, key, st.integers(1, most))
     for key in ("cache_dtype", "state_dtype", "index_dtype"):
         _maybe(draw, doc, key, st.sampled_from(list(DTYPES)))
     if "kind" not in doc["attention"]:
