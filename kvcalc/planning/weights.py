@@ -16,7 +16,7 @@ from kvcalc.dtypes import Dtype, get_dtype
 from kvcalc.errors import UsageError
 from kvcalc.kinds.heads import HeadAttention
 from kvcalc.kinds.latent import LatentAttention
-from kvcalc.planning.amount import Amount
+from kvcalc.planning.amount import Amount, exactly
 from kvcalc.planning.shape import (
     Shape,
     attention_parameters,
@@ -127,6 +127,8 @@ def rank_weights(
 
 def _amount(whole: Checkpoint, rank: int, layout: Layout, notes: list[str]) -> Amount:
     parts = layout.tp * layout.pp
+    if parts == 1 and rank == whole.bytes and whole.exactness == "exact":
+        return exactly(rank, whole.source, whole.detail)
     less, more = _BANDS[whole.source == "header", whole.plain]
     low, high = rank - rank * less // 1000 - _SLACK // 2, rank + rank * more // 1000 + _SLACK
     detail = ", ".join([whole.detail, *([f"divided by {parts}"] if parts > 1 else []), *notes])
