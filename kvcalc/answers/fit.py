@@ -170,7 +170,7 @@ def fit_record(ready: Prepared, ask: Ask, gpu: Gpu | None) -> FitRecord:
         **base,
         "exactness": weakest(*labels),
         "engine_report": planner.report(load, pool),
-        "gpu": None if gpu is None else _gpu_info(gpu, layout),
+        "gpu": None if gpu is None else gpu_info(gpu, layout),
         "layout": {"tp": layout.tp, "pp": layout.pp, "dp": layout.dp, "dcp": layout.dcp},
         "ledger": list(ledger.lines),
         "pool_bytes": pool,
@@ -220,7 +220,7 @@ def _check_pool_alone(ask: Ask) -> None:
             )
 
 
-def _gpu_info(gpu: Gpu, layout: Layout) -> GpuInfo:
+def gpu_info(gpu: Gpu, layout: Layout) -> GpuInfo:
     return {"name": gpu.name, "count": layout.ranks, "total_bytes": gpu.total_bytes, "total_is": gpu.total_is}
 
 

@@ -12,8 +12,13 @@ from kvcalc.core.result import (
     CacheRecord,
     EngineInfo,
     FitRecord,
+    GpuInfo,
+    LayoutInfo,
+    LedgerLine,
     ModelInfo,
     Requirement,
+    SessionLimits,
+    SessionLoad,
     Term,
     VariantRecord,
 )
@@ -55,6 +60,41 @@ class CompareAnswer(_Header):
     results: list[FitRecord]
 
 
+class WorkloadInfo(TypedDict):
+    mean_prompt_tokens: float
+    mean_output_tokens: float
+    longest_tokens: int
+    shared_prompt_tokens: int
+    arrivals: str
+
+
+class SessionsAnswer(_Header, SessionLoad):
+    """`kvcalc sessions`: over all replicas; blocks and bytes of one GPU.
+
+    worst_case_sessions: every session as long as the longest; full_context_sessions: as the model allows.
+    """
+
+    model: ModelInfo
+    engine: EngineInfo
+    exactness: str
+    assumptions: list[str]
+    warnings: list[str]
+    gpu: GpuInfo | None
+    layout: LayoutInfo
+    ledger: list[LedgerLine]
+    pool_bytes: int
+    pool_low_bytes: int
+    pool_high_bytes: int
+    workload: WorkloadInfo
+    max_sessions: int | None
+    low_sessions: int | None
+    binding_limit: str
+    limits: SessionLimits
+    longest_session_tokens: int
+    worst_case_sessions: int | None
+    full_context_sessions: int | None
+
+
 class VariantsAnswer(_Header):
     """`kvcalc variants`: the model as shipped first."""
 
@@ -79,6 +119,7 @@ ANSWERS: dict[str, Any] = {
     "fit": FitAnswer,
     "explain": ExplainAnswer,
     "compare": CompareAnswer,
+    "sessions": SessionsAnswer,
     "variants": VariantsAnswer,
     **dict.fromkeys(("models", "gpus", "engines", "dtypes", "validate"), ListAnswer),
 }

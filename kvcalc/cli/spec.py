@@ -76,6 +76,15 @@ _SHAPES = (
     Opt("hybrid_window", ("--hybrid-window",), "N", "Window of the hybrid's local layers (default 1024)."),
     Opt("hybrid_local", ("--hybrid-local",), "N", "Local layers per global one (default 5)."),
 )
+_WORKLOAD = (
+    Opt("workload", ("--workload",), "FILE", "Request lengths: YAML, JSON, or CSV/JSONL of prompt and output tokens."),
+    Opt("input", ("--input",), "SHAPE", "Prompt lengths, like p50=900,p95=3000 or uniform=100-700 or 512."),
+    Opt("output", ("--output",), "SHAPE", "Output lengths, like p50=150,p95=800."),
+    Opt("shared_prompt", ("--shared-prompt",), "TOKENS", "One system prompt before every prompt."),
+    Opt("arrivals", ("--arrivals",), "HOW", "closed (a session asks again at once) or poisson (default closed)."),
+    Opt("wait", ("--wait",), "SHARE", "Accepted share of requests that wait (default 0.01)."),
+    Opt("preempt", ("--preempt",), "SHARE", "Accepted preemptions per request."),
+)
 _ONE = Argument("target", "TARGET")
 _WORD = Argument("match", "[WORD]", required=False)
 
@@ -114,6 +123,14 @@ COMMANDS: dict[str, Spec] = {
         "\n\nExample: kvcalc fit llama3-70b --gpu h100-80gb --tp 4 -c 32k -n 8",
         _ONE,
         (*_CACHE, *_POOL, *_LOG, *_GATE, *_MODELS, *_OUTPUT),
+    ),
+    "sessions": Spec(
+        "How many sessions of real lengths a pool holds, and what binds.",
+        "How many sessions of real prompt and output lengths a pool holds before new requests wait; with -n, what "
+        "happens at that number.\n\nExample: kvcalc sessions llama3.1-8b -e vllm --gpu h100-80gb "
+        "--input p50=900,p95=3000 --output p50=150,p95=800",
+        _ONE,
+        (*_WORKLOAD, *_CACHE, *_POOL, *_LOG, *_MODELS, *_OUTPUT),
     ),
     "models": Spec(
         "The shipped models.",

@@ -139,6 +139,36 @@ class Advice(TypedDict):
     gain_bytes: int
 
 
+class SessionLimits(TypedDict):
+    """Sessions that each limit allows; None: it does not bind, or is not known."""
+
+    wait: int | None
+    preempt: int | None
+    max_num_seqs: int | None
+    prefill: int | None
+    longest_request: int | None
+
+
+class SessionLoad(TypedDict):
+    """The pool with `at_sessions` sessions running, on the fullest GPU.
+
+    wait_rate: share of requests that wait; preempt_rate: preemptions per finished request. *_blocks: None where the
+    engine does not count blocks; shared_bytes: of the shared prompt, held once.
+    """
+
+    at_sessions: int
+    wait_rate: float
+    preempt_rate: float
+    unit_bytes: int
+    pool_blocks: int | None
+    mean_used_blocks: int | None
+    p99_used_blocks: int | None
+    mean_used_bytes: int
+    p99_used_bytes: int
+    mean_session_bytes: int
+    shared_bytes: int
+
+
 class VariantRecord(TypedDict):
     """The same model with another attention."""
 

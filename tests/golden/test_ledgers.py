@@ -33,11 +33,7 @@ def test_pools_are_in_the_band() -> None:
 
 
 #: Releases whose log prints the activation peak by itself.
-PEAKS = [
-    row
-    for row in ledgers.rows()
-    if "activation_gib" in row and (0, 9) <= read_version(row["version"]) <= (0, 20)
-]
+PEAKS = [row for row in ledgers.rows() if "activation_gib" in row and (0, 9) <= read_version(row["version"]) <= (0, 20)]
 
 
 @pytest.mark.parametrize("row", PEAKS, ids=lambda row: row["id"])

@@ -1,0 +1,85 @@
+"""What `sessions`, `plan`, `offload` and `transfer` show a person."""
+
+from __future__ import annotations
+
+from kvcalc.render.parts import Answer, engine, page, size
+from kvcalc.render.sheet import Cell, Column, Page, Sheet, number
+from kvcalc.render.views_fit import LEDGER_COLUMNS, at_least, ledger_row, ledger_total
+from kvcalc.units import gib
+
+_FACTS = (Column(title="sessions of real lengths", key="name"), Column(title="", key="value", right=True))
+_LIMITS = {
+    "wait": "requests wait",
+    "preempt": "preemptions",
+    "max_num_seqs": "max_num_seqs",
+    "prefill": "prefill (max_num_batched_tokens)",
+    "longest_request": "the longest request",
+}
+
+
+def sessions_page(answer: Answer) -> Page:
+    """Sessions at the target, what binds, the load they are, and the bounds people know."""
+    return page(answer, _ledger(answer), _held(answer), _limits(answer), verdict=_verdict(answer))
+
+
+def _lead(answer: Answer) -> tuple[str, ...]:
+    load = answer["workload"]
+    text = f"prompt {load['mean_prompt_tokens']:,} and output {load['mean_output_tokens']:,} tokens on average"
+    if load["shared_prompt_tokens"]:
+        text += f", after {load['shared_prompt_tokens']:,} shared ones"
+    return (f"{text}, arrivals {load['arrivals']}", engine(answer))
+
+
+def _ledger(answer: Answer) -> Sheet:
+    gpu = answer["gpu"]
+    where = f"{gpu['count']} x {gpu['name']}" if gpu else "the given pool"
+    return Sheet(
+        title=f"{answer['model']['name']} on {where}",
+        lead=_lead(answer),
+        columns=LEDGER_COLUMNS,
+        rows=tuple(ledger_row(line) for line in answer["ledger"]),
+        total=ledger_total(answer),
+    )
+
+
+def _held(answer: Answer) -> Sheet:
+    at = answer["at_sessions"]
+    rows = [
+        ("sessions", at_least(answer["max_sessions"], answer["low_sessions"])),
+        ("what binds", Cell(answer["binding_limit"])),
+        ("one session on average", size(answer["mean_session_bytes"])),
+        (f"requests that wait, at {at:,}", Cell(f"{answer['wait_rate']:.2%}", answer["wait_rate"])),
+        (f"preemptions per request, at {at:,}", Cell(f"{answer['preempt_rate']:.3%}", answer["preempt_rate"])),
+        (f"wanted on average, at {at:,}", _used(answer, "mean")),
+        (f"used 99 % of the time at most, at {at:,}", _used(answer, "p99")),
+        ("all as long as the longest", number(answer["worst_case_sessions"])),
+        ("all as long as the model allows", number(answer["full_context_sessions"], none="not stated")),
+    ]
+    if answer["shared_bytes"]:
+        rows.insert(3, ("shared prompt, held once", size(answer["shared_bytes"])))
+    return Sheet(columns=_FACTS, rows=tuple((Cell(name), cell) for name, cell in rows))
+
+
+def _used(answer: Answer, which: str) -> Cell:
+    blocks, whole = answer[f"{which}_used_blocks"], answer["pool_blocks"]
+    used = answer[f"{which}_used_bytes"]
+    if blocks is None:
+        return size(used)
+    return Cell(f"{blocks:,} of {whole:,} blocks, {gib(used)}", blocks)
+
+
+def _limits(answer: Answer) -> Sheet:
+    columns = (Column(title="limit", key="limit"), Column(title="sessions", key="sessions", right=True))
+    rows = tuple((Cell(_LIMITS[name]), number(value, none="does not bind")) for name, value in answer["limits"].items())
+    return Sheet(columns=columns, rows=rows)
+
+
+def _verdict(answer: Answer) -> str:
+    held = answer["max_sessions"]
+    if held is None:
+        return "no limit binds"
+    text = f"{held:,} sessions; what binds: {_LIMITS.get(answer['binding_limit'], answer['binding_limit'])}"
+    asked = answer["at_sessions"]
+    if asked > held:
+        text += f"; at {asked:,} {answer['wait_rate']:.0%} of requests wait"
+    return text
