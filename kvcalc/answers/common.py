@@ -37,6 +37,7 @@ class Ask(NamedTuple):
     pp: int = 1
     dp: int = 1
     dcp: int = 1
+    ep: bool = False
     gpu: str | None = None
     gpu_count: int | None = None
     weight_dtype: str | None = None
@@ -186,6 +187,7 @@ def echo(ask: Ask, setup: Setup, load: Load) -> dict[str, Any]:
         "pp": layout.pp,
         "dp": layout.dp,
         "dcp": layout.dcp,
+        "ep": ask.ep,
         "engine_options": dict(setup.options),
         "gpu": ask.gpu,
         "weight_dtype": ask.weight_dtype,

@@ -19,7 +19,7 @@ from kvcalc.planning.ledger import Ledger, LedgerAsk, build_ledger, levers, pool
 from kvcalc.targets import Target
 
 if TYPE_CHECKING:
-    from kvcalc.core.result import Advice, FitRecord, GpuInfo, Requirement
+    from kvcalc.core.result import Advice, FitRecord, GpuInfo, LayoutInfo, Requirement
 
 #: Where the automatic layout stops looking for one that holds the weights.
 MAX_AUTO_TP = 64
@@ -126,6 +126,7 @@ def ledger_ask(target: Target, ask: Ask, gpu: Gpu, layout: Layout) -> LedgerAsk:
         options=read_options(engine, ask.engine_options),
         load=Load(ask.context_tokens, ask.sessions),
         weight_dtype=ask.weight_dtype,
+        expert_parallel=ask.ep,
         overhead_bytes=ask.overhead_bytes,
         total_bytes=ask.gpu_total_bytes,
         log=ask.log,
@@ -171,7 +172,7 @@ def fit_record(ready: Prepared, ask: Ask, gpu: Gpu | None) -> FitRecord:
         "exactness": weakest(*labels),
         "engine_report": planner.report(load, pool),
         "gpu": None if gpu is None else gpu_info(gpu, layout),
-        "layout": {"tp": layout.tp, "pp": layout.pp, "dp": layout.dp, "dcp": layout.dcp},
+        "layout": layout_info(layout, ep=ask.ep),
         "ledger": list(ledger.lines),
         "pool_bytes": pool,
         "pool_low_bytes": low,
@@ -196,6 +197,16 @@ def _held(ready: Prepared, pool: int) -> tuple[int | None, int | None]:
         max_context(planner, pool, sessions=load.sessions, encoder_tokens=load.encoder_tokens),
         max_sessions(planner, pool, context_tokens=load.context_tokens, encoder_tokens=load.encoder_tokens),
     )
+
+
+def layout_info(layout: Layout, *, ep: bool) -> LayoutInfo:
+    return {
+        "tp": layout.tp,
+        "pp": layout.pp,
+        "dp": layout.dp,
+        "dcp": layout.dcp,
+        "ep": layout.tp * layout.dp if ep else 1,
+    }
 
 
 def _verdict(need: int, low: int, high: int) -> str:

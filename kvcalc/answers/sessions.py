@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvcalc.answers.common import Ask, Prepared, engine_info, header, model_info, prepare
-from kvcalc.answers.fit import gpu_info, pool_of, tensor_parallel
+from kvcalc.answers.fit import gpu_info, layout_info, pool_of, tensor_parallel
 from kvcalc.core.capacity import max_sessions
 from kvcalc.errors import UsageError
 from kvcalc.planning.admission import Admission, admission
@@ -57,7 +57,7 @@ def sessions(target: Target, ask: Ask, gpu: Gpu | None, question: Question) -> d
         "assumptions": [*notes, *ready.assumptions, *ledger.assumptions, *workload.notes, *rule.notes],
         "warnings": [*ready.warnings, *ledger.warnings, *_warnings(ready, workload)],
         "gpu": None if gpu is None else gpu_info(gpu, ready.setup.layout),
-        "layout": ready.setup.layout._asdict(),
+        "layout": layout_info(ready.setup.layout, ep=ask.ep),
         "ledger": list(ledger.lines),
         "pool_bytes": ledger.pool_bytes,
         "pool_low_bytes": ledger.low_pool_bytes,

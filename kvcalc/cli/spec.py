@@ -59,12 +59,17 @@ _CACHE = (
     Opt("gpu", ("--gpu",), "NAME[:N]", "GPU, like h100-80gb or h200:8; `kvcalc gpus` lists them."),
 )
 _POOL = (
+    Opt("ep", ("--ep",), "", "Experts divided over TP x DP (expert parallel).", switch=True),
     Opt("weight_dtype", ("--weight-dtype",), "TYPE", "Type of the weights (default: the checkpoint's)."),
     Opt("pool", ("--pool",), "SIZE", "KV memory per GPU, like 24GiB: skips the ledger."),
     Opt("overhead", ("--overhead",), "SIZE", "Replaces every line but weights and unused share."),
     Opt("gpu_total", ("--gpu-total",), "SIZE", "The GPU's memory as the engine's log prints it."),
 )
 _LOG = (Opt("from_log", ("--from-log",), "FILE", "An engine's start-up log: its numbers replace the estimates."),)
+_LAYOUTS = (
+    Opt("gpus", ("--gpus",), "N", "GPUs to divide the model over (with --layouts)."),
+    Opt("layouts", ("--layouts",), "LIST", "Layouts side by side: tp8,dp8ep8,tp2dp4 or all."),
+)
 _GATE = (
     Opt("require_sessions", ("--require-sessions",), "N", "Exit 1 when fewer sessions fit."),
     Opt("require_context", ("--require-context",), "TOKENS", "Exit 1 when a shorter context fits."),
@@ -92,9 +97,10 @@ COMMANDS: dict[str, Spec] = {
     "compare": Spec(
         "Models side by side: bytes per token, cache, max context, sessions.",
         "Models side by side on one GPU type: bytes per token, cache per session, ratio to their own MHA form, max "
-        "context, sessions.\n\nExample: kvcalc compare llama3 deepseek-v2 -c 128k --gpu h200",
+        "context, sessions.\n\nExample: kvcalc compare llama3 deepseek-v2 -c 128k --gpu h200\n\n"
+        "Layouts: kvcalc compare deepseek-v3 --gpu h200 --gpus 8 --layouts tp8,dp8ep8,tp2dp4",
         Argument("targets", "TARGET...", many=True),
-        (*_CACHE, *_POOL, *_MODELS, *_OUTPUT),
+        (*_CACHE, *_LAYOUTS, *_POOL, *_MODELS, *_OUTPUT),
     ),
     "size": Spec(
         "Bytes of a context x sessions, component by component.",

@@ -91,10 +91,13 @@ class GpuInfo(TypedDict):
 
 
 class LayoutInfo(TypedDict):
+    """Degrees; ep: over how many ranks experts are divided beyond TP (1: not)."""
+
     tp: int
     pp: int
     dp: int
     dcp: int
+    ep: int
 
 
 class FitRecord(CacheRecord):

@@ -50,6 +50,7 @@ class LedgerAsk(NamedTuple):
     options: Mapping[str, Any] = MappingProxyType({})
     load: Load = Load(0)
     weight_dtype: str | None = None
+    expert_parallel: bool = False
     overhead_bytes: int | None = None
     total_bytes: int | None = None
     log: StartLog | None = None
@@ -163,7 +164,7 @@ def _rest(ask: LedgerAsk, total: int) -> Rest:
         module = import_module(f"kvcalc.planning.{_RULES[ask.engine]}")
         rest: Rest = module.engine_rest(ask, total)
         return rest
-    weights = rank_weights(ask.model, ask.layout, weight_dtype=ask.weight_dtype)
+    weights = weights_of(ask)
     lines = [("weights", weights)]
     if ask.overhead_bytes is not None:
         return Rest([*lines, ("overhead", user_overhead(ask.overhead_bytes))], [], [], [])
@@ -172,6 +173,17 @@ def _rest(ask: LedgerAsk, total: int) -> Rest:
     detail = "deciles of 52 vLLM start-up logs; replace with --overhead"
     overhead = band(usual * GIB // 100, low * GIB // 100, high * GIB // 100, "band", detail)
     return Rest([*lines, ("unused share", unused), ("overhead", overhead)], [], [], [])
+
+
+def weights_of(ask: LedgerAsk) -> Amount:
+    """The weights of the fullest rank; vLLM's own flag for expert parallelism counts, too."""
+    return rank_weights(
+        ask.model,
+        ask.layout,
+        weight_dtype=ask.weight_dtype,
+        expert_parallel=ask.expert_parallel or bool(ask.options.get("enable_expert_parallel")),
+        drafts=bool(ask.options.get("num_speculative_tokens")),
+    )
 
 
 def user_overhead(size: int) -> Amount:

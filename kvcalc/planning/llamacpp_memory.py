@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from kvcalc.core.model import Model
 from kvcalc.planning.amount import band, exactly
-from kvcalc.planning.ledger import LedgerAsk, Rest, refuse, user_overhead
-from kvcalc.planning.weights import rank_weights
+from kvcalc.planning.ledger import LedgerAsk, Rest, refuse, user_overhead, weights_of
 from kvcalc.units import GIB
 
 _UBATCH = 512
@@ -36,7 +35,7 @@ def engine_rest(ask: LedgerAsk, total: int) -> Rest:  # noqa: ARG001 - every eng
 
     Raises: UsageError where the model does not say its widths.
     """
-    weights = rank_weights(ask.model, ask.layout, weight_dtype=ask.weight_dtype)
+    weights = weights_of(ask)
     log = ask.log
     if log is not None and log.weights_bytes is not None:
         weights = exactly(log.weights_bytes, "log", "model buffer size", "measured")

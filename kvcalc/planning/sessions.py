@@ -10,12 +10,13 @@ Source: 83 experiments with vLLM 0.33's own scheduler, block pool and cache mana
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import NamedTuple
 
 from kvcalc.planning.holdings import Holdings
 from kvcalc.planning.tails import Moments, Sums, moments, most_sessions
-from kvcalc.planning.workload import Workload
+from kvcalc.planning.workload import Lengths, Workload
 
 #: Preemptions per finished request = this x (blocks grown in decode / blocks taken at admission) x chance of waiting.
 _PREEMPTED = 0.8
@@ -36,23 +37,44 @@ class Demand(NamedTuple):
     moments: Moments
 
 
-def demand_of(workload: Workload, holdings: Holdings) -> Demand:
-    """The time-weighted law: a request of P and O holds `admit(P)` for one step, then P+1 .. P+O-1 slots."""
+class Profile(NamedTuple):
+    """A workload on a grid, ready for any holdings: (tokens, share) of prompts, of decode steps, of last slots."""
+
+    starts: list[tuple[int, float]]
+    decoding: list[tuple[int, float]]
+    ends: list[tuple[int, float]]
+
+
+def profile_of(workload: Workload, *, points: int = _POINTS) -> Profile:
+    """The histograms of a workload with at most about `points` points each."""
+    return Profile(
+        _thinned(workload.starts, points),
+        _decoding(_thinned(workload.starts, points), _thinned(workload.ends, points), points),
+        _thinned(workload.ends, points),
+    )
+
+
+def demand_of(workload: Workload, holdings: Holdings, profile: Profile | None = None) -> Demand:
+    """The time-weighted law: a request of P and O holds `admit(P)` for one step, then P+1 .. P+O-1 slots.
+
+    profile: of the workload, where many holdings are asked about it.
+    """
+    profile = profile or profile_of(workload)
     prefix = workload.shared_prompt
     law: dict[int, float] = {}
     admitted = 0.0
-    for tokens, share in workload.starts.items():
+    for tokens, share in profile.starts:
         units = holdings.admit(prefix + tokens) - holdings.shared(prefix, prefix)
         law[units] = law.get(units, 0.0) + share
         admitted += share * units
-    for tokens, share in _decoding(workload):
-        units = holdings.decode(prefix + tokens) - holdings.shared(prefix, prefix + tokens)
+    for tokens, share in profile.decoding:
+        units = _own(holdings, prefix, tokens)
         law[units] = law.get(units, 0.0) + share
-    first = sum(share * _own(holdings, prefix, tokens) for tokens, share in workload.starts.items())
-    last = sum(share * _own(holdings, prefix, tokens) for tokens, share in workload.ends.items())
+    first = sum(share * _own(holdings, prefix, tokens) for tokens, share in profile.starts)
+    last = sum(share * _own(holdings, prefix, tokens) for tokens, share in profile.ends)
     total = sum(law.values())
     law = {units: share / total for units, share in law.items()}
-    longest = max(_own(holdings, prefix, workload.longest), holdings.admit(prefix + max(workload.starts)) if law else 0)
+    longest = max(_own(holdings, prefix, workload.longest), holdings.admit(prefix + max(workload.starts)))
     return Demand(law, admitted, max(last - first, 0.0), holdings.shared_once(prefix), longest, moments(law))
 
 
@@ -60,18 +82,25 @@ def _own(holdings: Holdings, prefix: int, tokens: int) -> int:
     return holdings.decode(prefix + tokens) - holdings.shared(prefix, prefix + tokens)
 
 
-def _decoding(workload: Workload) -> list[tuple[int, float]]:
+def _thinned(lengths: Lengths, points: int) -> list[tuple[int, float]]:
+    """At most about `points` lengths: neighbours are joined at their mean."""
+    if len(lengths) <= points:
+        return sorted(lengths.items())
+    return _merged(lengths.items(), max((max(lengths) - min(lengths)) // points, 1))
+
+
+def _decoding(starts: list[tuple[int, float]], ends: list[tuple[int, float]], points: int) -> list[tuple[int, float]]:
     """(token slots, mean requests per finished request that are there at a step after the first).
 
     A request is at n slots in decode when its prompt is below n and its last slot is not: begun minus ended.
     """
     events: dict[int, float] = {}
-    for tokens, share in workload.starts.items():
+    for tokens, share in starts:
         events[tokens + 1] = events.get(tokens + 1, 0.0) + share
-    for tokens, share in workload.ends.items():
+    for tokens, share in ends:
         events[tokens + 1] = events.get(tokens + 1, 0.0) - share
     order = sorted(events)
-    step = max((order[-1] - order[0]) // _POINTS, 1)
+    step = max((order[-1] - order[0]) // points, 1)
     # An odd step meets block boundaries evenly: a multiple of the block would always round the same way.
     step += step > 1 and step % 2 == 0
     found: list[tuple[int, float]] = []
@@ -82,7 +111,16 @@ def _decoding(workload: Workload) -> list[tuple[int, float]]:
             for start in range(here, after, step):
                 width = min(step, after - start)
                 found.append((start + width // 2, running * width))
-    return found
+    return found if len(found) <= 2 * points else _merged(found, step)
+
+
+def _merged(points: Iterable[tuple[int, float]], step: int) -> list[tuple[int, float]]:
+    """Points of the same step joined at their mean."""
+    joined: dict[int, tuple[float, float]] = {}
+    for tokens, share in points:
+        weight, moment = joined.get(tokens // step, (0.0, 0.0))
+        joined[tokens // step] = (weight + share, moment + share * tokens)
+    return sorted((round(moment / weight), weight) for weight, moment in joined.values())
 
 
 class Targets(NamedTuple):

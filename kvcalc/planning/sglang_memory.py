@@ -9,8 +9,7 @@ Source: SGLang 0.5.23 mem_cache/kv_cache_configurator.py:2990-3060 (budget), arg
 from __future__ import annotations
 
 from kvcalc.planning.amount import Amount, band, exactly
-from kvcalc.planning.ledger import LedgerAsk, Rest, refuse, user_overhead
-from kvcalc.planning.weights import rank_weights
+from kvcalc.planning.ledger import LedgerAsk, Rest, refuse, user_overhead, weights_of
 from kvcalc.units import GIB, MIB
 
 #: GPU below so many MiB -> chunked_prefill_size, CUDA graph batch (tp < 4), (tp >= 4).
@@ -77,7 +76,7 @@ def _weights(ask: LedgerAsk) -> Amount:
         return exactly(log.free_before_bytes - log.free_after_bytes, "log", "free before and after loading", "measured")
     if log is not None and log.weights_bytes is not None:
         return exactly(log.weights_bytes, "log", "mem usage of Load weight end", "measured")
-    return rank_weights(ask.model, ask.layout, weight_dtype=ask.weight_dtype)
+    return weights_of(ask)
 
 
 def _before(ask: LedgerAsk, total: int) -> Amount:

@@ -11,11 +11,11 @@ from typing import Any
 from kvcalc.engines.vllm.defaults import Version, default_batch, default_sequences, is_a100, read_version
 from kvcalc.engines.vllm.versions import RULES
 from kvcalc.planning.amount import Amount, band, exactly, scaled
-from kvcalc.planning.ledger import LedgerAsk, Rest, refuse, user_overhead
+from kvcalc.planning.ledger import LedgerAsk, Rest, refuse, user_overhead, weights_of
 from kvcalc.planning.shape import Shape, read_shape
 from kvcalc.planning.startlog import StartLog
 from kvcalc.planning.vllm_memory import Start, graph_reserve, runner2, v0_start, vllm_amounts
-from kvcalc.planning.weights import checkpoint, rank_weights, rotary_tables
+from kvcalc.planning.weights import checkpoint, rotary_tables
 from kvcalc.units import GIB
 
 #: Model families whose expert kernels were seen to keep no bf16 workspace (set after seeing logs of 0.14 to 0.20).
@@ -81,13 +81,7 @@ def _utilisation(ask: LedgerAsk, version: Version, notes: list[str]) -> float:
 def _weights(ask: LedgerAsk) -> Amount:
     if ask.log is not None and ask.log.weights_bytes is not None:
         return exactly(ask.log.weights_bytes, "log", "Model loading took", "measured")
-    weights = rank_weights(
-        ask.model,
-        ask.layout,
-        weight_dtype=ask.weight_dtype,
-        expert_parallel=bool(ask.options.get("enable_expert_parallel")),
-        drafts=bool(ask.options.get("num_speculative_tokens")),
-    )
+    weights = weights_of(ask)
     extra = rotary_tables(ask.model) + (_TP_BUFFERS if ask.layout.tp > 1 else 0)
     best = weights.best + extra
     low, high = min(weights.low + extra, best - _LOADING // 2), max(weights.high + extra, best + _LOADING)
@@ -98,6 +92,7 @@ def _check(ask: LedgerAsk, version: Version) -> None:
     """Raises: UsageError for what the logs showed the closed form not to fit."""
     gpu, model = ask.gpu, ask.model
     states = any(part.role == "state" for kind in model.blocks.values() for part in kind.lower())
+    spread = ask.expert_parallel or ask.options.get("enable_expert_parallel")
     if gpu.vendor != "NVIDIA":
         raise refuse(ask, f"{gpu.product} is no NVIDIA GPU, and logs of others scatter by up to 37 % of the weights")
     if version < (0, 8) and model.facts.get("multimodal"):
@@ -106,7 +101,7 @@ def _check(ask: LedgerAsk, version: Version) -> None:
         raise refuse(ask, f"{gpu.product} shares its memory with the CPU, and the profiler counts other programs")
     if (model.architecture or "").startswith("deepseek_v4"):
         raise refuse(ask, "DeepSeek-V4's workspaces are not understood (logs are 2 to 6 GiB off)")
-    if states and ask.layout.dp > 1 and ask.options.get("enable_expert_parallel") and version >= (0, 21):
+    if states and ask.layout.dp > 1 and spread and version >= (0, 21):
         raise refuse(ask, "the graph estimate of recurrent layers under data and expert parallelism is off by 25 GiB")
 
 

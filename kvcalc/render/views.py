@@ -9,7 +9,7 @@ from kvcalc.render.parts import Answer, context, engine, kinds, load, page, repo
 from kvcalc.render.sheet import Cell, Column, Page, Sheet, bar, number
 from kvcalc.render.views_fit import fit_page
 from kvcalc.render.views_lists import dtypes_page, engines_page, gpus_page, models_page, validate_page
-from kvcalc.render.views_planning import sessions_page
+from kvcalc.render.views_planning import layouts_page, sessions_page
 from kvcalc.units import gb, gib, tokens_short
 
 #: As wide as its title, so that a comparison still fits 80 columns.
@@ -18,6 +18,8 @@ BAR_WIDTH = 8
 
 def compare_page(answer: Answer) -> Page:
     """One row per model; the widest cache fills the bar."""
+    if answer["inputs"].get("layouts"):
+        return layouts_page(answer)
     records = answer["results"]
     most = max(record["per_session_bytes"] for record in records)
     inputs = answer["inputs"]

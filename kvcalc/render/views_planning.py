@@ -2,10 +2,53 @@
 
 from __future__ import annotations
 
-from kvcalc.render.parts import Answer, engine, page, size
+from kvcalc.render.parts import Answer, engine, load, page, size
 from kvcalc.render.sheet import Cell, Column, Page, Sheet, number
 from kvcalc.render.views_fit import LEDGER_COLUMNS, at_least, ledger_row, ledger_total
 from kvcalc.units import gib
+
+
+def layouts_page(answer: Answer) -> Page:
+    """The same GPUs divided in several ways, one row each."""
+    several = len({record["model"]["name"] for record in answer["results"]}) > 1
+    columns = (
+        *((Column(title="model", key="model", style="name"),) if several else ()),
+        Column(title="layout", key="layout", style="name"),
+        Column(title="weights/GPU", key="weights_bytes", right=True),
+        Column(title="pool/GPU", key="pool_bytes", right=True, style="bytes"),
+        Column(title="at least", key="pool_low_bytes", right=True, drop=2),
+        Column(title="cache/GPU", key="rank_bytes", right=True, drop=1),
+        Column(title="longest", key="max_context_tokens", right=True),
+        Column(title="sessions", key="max_sessions", right=True, style="bytes"),
+        Column(title="", key="verdict", drop=3),
+    )
+    rows = tuple(_layout_row(record, several=several) for record in answer["results"])
+    gpu, inputs = answer["results"][0]["gpu"], answer["inputs"]
+    lead = (f"{load({**inputs, 'tp': 1, 'pp': 1, 'dp': 1, 'dcp': 1})}; longest: of {inputs['sessions']:,} at once",)
+    name = answer["results"][0]["model"]["name"] + ": " if not several else ""
+    title = f"{name}{inputs['gpus']} GPUs, {gpu['name']}"
+    return page(answer, Sheet(title=title, lead=(*lead, engine(answer)), columns=columns, rows=rows))
+
+
+def _layout_row(record: Answer, *, several: bool) -> tuple[Cell, ...]:
+    weights = -sum(line["bytes"] for line in record["ledger"] if line["item"] == "weights")
+    return (
+        *((Cell(record["model"]["name"]),) if several else ()),
+        Cell(layout_name(record["layout"])),
+        size(weights),
+        size(record["pool_bytes"]),
+        size(record["pool_low_bytes"]),
+        size(max(rank["bytes"] for rank in record["ranks"])),
+        number(record["max_context_tokens"]),
+        number(record["max_sessions"]),
+        Cell(record["verdict"]),
+    )
+
+
+def layout_name(layout: Answer) -> str:
+    """`tp4pp2`, as --layouts reads it."""
+    return "".join(f"{name}{layout[name]}" for name in ("tp", "pp", "dp", "dcp", "ep") if layout[name] > 1) or "tp1"
+
 
 _FACTS = (Column(title="sessions of real lengths", key="name"), Column(title="", key="value", right=True))
 _LIMITS = {
@@ -23,11 +66,11 @@ def sessions_page(answer: Answer) -> Page:
 
 
 def _lead(answer: Answer) -> tuple[str, ...]:
-    load = answer["workload"]
-    text = f"prompt {load['mean_prompt_tokens']:,} and output {load['mean_output_tokens']:,} tokens on average"
-    if load["shared_prompt_tokens"]:
-        text += f", after {load['shared_prompt_tokens']:,} shared ones"
-    return (f"{text}, arrivals {load['arrivals']}", engine(answer))
+    work = answer["workload"]
+    text = f"prompt {work['mean_prompt_tokens']:,} and output {work['mean_output_tokens']:,} tokens on average"
+    if work["shared_prompt_tokens"]:
+        text += f", after {work['shared_prompt_tokens']:,} shared ones"
+    return (f"{text}, arrivals {work['arrivals']}", engine(answer))
 
 
 def _ledger(answer: Answer) -> Sheet:
