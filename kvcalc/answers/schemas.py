@@ -16,6 +16,7 @@ from kvcalc.core.result import (
     LayoutInfo,
     LedgerLine,
     ModelInfo,
+    PlanRow,
     Requirement,
     SessionLimits,
     SessionLoad,
@@ -95,6 +96,18 @@ class SessionsAnswer(_Header, SessionLoad):
     full_context_sessions: int | None
 
 
+class PlanAnswer(_Header):
+    """`kvcalc plan`: cheapest first; no row where nothing holds the load. live_tokens: mean of a running session."""
+
+    model: ModelInfo
+    engine: EngineInfo
+    exactness: str
+    assumptions: list[str]
+    warnings: list[str]
+    live_tokens: int
+    results: list[PlanRow]
+
+
 class VariantsAnswer(_Header):
     """`kvcalc variants`: the model as shipped first."""
 
@@ -120,6 +133,7 @@ ANSWERS: dict[str, Any] = {
     "explain": ExplainAnswer,
     "compare": CompareAnswer,
     "sessions": SessionsAnswer,
+    "plan": PlanAnswer,
     "variants": VariantsAnswer,
     **dict.fromkeys(("models", "gpus", "engines", "dtypes", "validate"), ListAnswer),
 }

@@ -70,6 +70,13 @@ _LAYOUTS = (
     Opt("gpus", ("--gpus",), "N", "GPUs to divide the model over (with --layouts)."),
     Opt("layouts", ("--layouts",), "LIST", "Layouts side by side: tp8,dp8ep8,tp2dp4 or all."),
 )
+_PLAN = (
+    Opt("users", ("--users",), "N", "Sessions at once that must be held."),
+    Opt("max_context", ("--max-context",), "TOKENS", "The longest single session that must fit."),
+    Opt("price", ("--price",), "USD", "Per GPU and hour: 2.95, or h100-80gb=2.95,h200=3.50 (default: published ones)."),
+    Opt("max_gpus", ("--max-gpus",), "N", "GPUs of one replica at most (default 64)."),
+    Opt("rows", ("--rows",), "N", "Sets to show (default 10)."),
+)
 _GATE = (
     Opt("require_sessions", ("--require-sessions",), "N", "Exit 1 when fewer sessions fit."),
     Opt("require_context", ("--require-context",), "TOKENS", "Exit 1 when a shorter context fits."),
@@ -137,6 +144,15 @@ COMMANDS: dict[str, Spec] = {
         "--input p50=900,p95=3000 --output p50=150,p95=800",
         _ONE,
         (*_WORKLOAD, *_CACHE, *_POOL, *_LOG, *_MODELS, *_OUTPUT),
+    ),
+    "plan": Spec(
+        "The cheapest GPUs that hold so many users.",
+        "The cheapest sets of GPUs that hold so many sessions at once: GPU type, layout, replicas, headroom, "
+        "flags, cost. --gpu and --kv-dtype take lists.\n\n"
+        "Example: kvcalc plan llama3.3-70b --users 200 --gpu h100-80gb,h200,b200 "
+        "--kv-dtype bf16,fp8 --input p50=900,p95=3000 --output p50=150,p95=800",
+        _ONE,
+        (*_PLAN, *_WORKLOAD, *_CACHE, *_POOL, *_MODELS, *_OUTPUT),
     ),
     "models": Spec(
         "The shipped models.",

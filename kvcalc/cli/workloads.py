@@ -28,6 +28,12 @@ def read_targets(given: Given) -> Targets:
     )
 
 
+def maybe_workload(given: Given) -> Workload | None:
+    """The lengths, where any are given."""
+    asked = any(given.values.get(name) is not None for name in ("workload", "input", "output"))
+    return read_workload(given) if asked else None
+
+
 def read_workload(given: Given) -> Workload:
     """The lengths of --workload, or of --input and --output; --shared-prompt and --arrivals win over the file.
 

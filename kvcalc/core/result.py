@@ -172,6 +172,41 @@ class SessionLoad(TypedDict):
     shared_bytes: int
 
 
+class PriceInfo(TypedDict):
+    """USD per GPU and hour, as text; where and when it was read."""
+
+    usd_per_hour: str
+    kind: str
+    source: str
+    date: str
+
+
+class PlanRow(TypedDict):
+    """One set of GPUs that holds the load. layout: of one replica (dp > 1: replicas that share their experts).
+
+    *_micro_usd_*: [low, high] in 1e-6 USD, None without a price; per session: of the asked users; per million tokens:
+    of the users' mean live tokens. low_sessions: in the ledger's worst case.
+    """
+
+    gpu: str
+    gpu_bytes: int
+    gpus: int
+    layout: LayoutInfo
+    replicas: int
+    kv_dtype: str
+    sessions_per_replica: int
+    sessions: int
+    low_sessions: int
+    headroom_sessions: int
+    weights_bytes: int
+    pool_bytes: int
+    price: PriceInfo | None
+    cost_micro_usd_per_hour: list[int] | None
+    session_micro_usd_per_hour: list[int] | None
+    million_tokens_micro_usd_per_hour: list[int] | None
+    flags: str
+
+
 class VariantRecord(TypedDict):
     """The same model with another attention."""
 

@@ -9,7 +9,7 @@ from kvcalc.render.parts import Answer, context, engine, kinds, load, page, repo
 from kvcalc.render.sheet import Cell, Column, Page, Sheet, bar, number
 from kvcalc.render.views_fit import fit_page
 from kvcalc.render.views_lists import dtypes_page, engines_page, gpus_page, models_page, validate_page
-from kvcalc.render.views_planning import layouts_page, sessions_page
+from kvcalc.render.views_planning import layouts_page, plan_page, sessions_page
 from kvcalc.units import gb, gib, tokens_short
 
 #: As wide as its title, so that a comparison still fits 80 columns.
@@ -195,6 +195,7 @@ VIEWS: dict[str, Callable[[Answer], Page]] = {
     "explain": explain_page,
     "variants": variants_page,
     "sessions": sessions_page,
+    "plan": plan_page,
     "models": models_page,
     "gpus": gpus_page,
     "engines": engines_page,

@@ -126,3 +126,66 @@ def _verdict(answer: Answer) -> str:
     if asked > held:
         text += f"; at {asked:,} {answer['wait_rate']:.0%} of requests wait"
     return text
+
+
+def plan_page(answer: Answer) -> Page:
+    """The cheapest sets first."""
+    columns = (
+        Column(title="GPUs", key="gpus", right=True, style="bytes"),
+        Column(title="type", key="gpu", style="name"),
+        Column(title="layout", key="layout"),
+        Column(title="replicas", key="replicas", right=True),
+        Column(title="KV", key="kv_dtype", drop=3),
+        Column(title="sessions", key="sessions", right=True),
+        Column(title="at least", key="low_sessions", right=True, drop=2),
+        Column(title="pool/GPU", key="pool_bytes", right=True, drop=4),
+        Column(title="$/h", key="cost_micro_usd_per_hour", right=True, style="bytes"),
+        Column(title="$/session-h", key="session_micro_usd_per_hour", right=True, drop=1),
+        Column(title="$/M tokens-h", key="million_tokens_micro_usd_per_hour", right=True, drop=5),
+    )
+    inputs, rows = answer["inputs"], answer["results"]
+    lead = (f"{inputs['users']:,} sessions of {answer['live_tokens']:,} live tokens on average", engine(answer))
+    notes = [f"{row['gpu']}: {_source(row)}" for row in rows if row["price"]]
+    notes += [f"{layout_name(row['layout'])} on {row['gpu']}: {row['flags']}" for row in rows[:1] if row["flags"]]
+    sheet = Sheet(
+        title=f"{answer['model']['name']} for {inputs['users']:,} users",
+        lead=lead,
+        columns=columns,
+        rows=tuple(_plan_row(row) for row in rows),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+    if not rows:
+        return page(answer, sheet, verdict="DOES NOT FIT: none of these GPUs holds the load", good=False)
+    first = rows[0]
+    verdict = f"{first['gpus']:,} x {first['gpu']}: {first['headroom_sessions']:,} sessions to spare"
+    return page(answer, sheet, verdict=verdict, good=True)
+
+
+def _source(row: Answer) -> str:
+    price = row["price"]
+    where = "given" if price["kind"] == "given" else f"{price['kind']}, {price['source']}, {price['date']}"
+    return f"${price['usd_per_hour']} per GPU and hour, {where}"
+
+
+def _plan_row(row: Answer) -> tuple[Cell, ...]:
+    return (
+        number(row["gpus"]),
+        Cell(row["gpu"]),
+        Cell(layout_name(row["layout"])),
+        number(row["replicas"]),
+        Cell(row["kv_dtype"]),
+        number(row["sessions"]),
+        number(row["low_sessions"]),
+        size(row["pool_bytes"]),
+        _usd(row["cost_micro_usd_per_hour"], 2),
+        _usd(row["session_micro_usd_per_hour"], 4),
+        _usd(row["million_tokens_micro_usd_per_hour"], 2),
+    )
+
+
+def _usd(ends: list[int] | None, digits: int) -> Cell:
+    """A range of 1e-6 USD as dollars; the middle for programs."""
+    if ends is None:
+        return Cell("-", "")
+    low, high = (f"{end / 10**6:,.{digits}f}" for end in ends)
+    return Cell(low if low == high else f"{low} - {high}", sum(ends) // 2)
