@@ -21,6 +21,7 @@ CALLS: dict[str, list[str]] = {
     "size": ["gemma3-27b", "-c", "128k", "-n", "3"],
     "explain": ["qwen3-next-80b", "-c", "128k", "--tp", "2"],
     "variants": ["llama3", "-c", "32k", *POOL],
+    "sessions": ["llama3.1-8b", "-e", "vllm", *POOL, "--input", "p50=300,p95=900,max=4k", "--output", "uniform=9-90"],
     "fit": ["llama3-70b", "--gpu", "h100-80gb:8", "-c", "32k", "-n", "4"],
     "measure": ["docs/measurements/cpu/llama-3-8b-c8k-n1-bf16-tp1.json", "--check"],
     "explain-log": ["tests/data/logs/vllm-10517.log", "--model", "llama3.1-8b"],
