@@ -46,7 +46,7 @@ def start(name: str, gpu: str = "sm90", tp: int = 1, dcp: int = 1, **options: An
 )
 def test_block_sizes(name: str, gpu: str, dtype: str | None, block: int) -> None:
     """The GPU's attention backends decide the block size."""
-    options = {} if dtype is None else {"kv_cache_dtype": dtype}
+    options: dict[str, Any] = {} if dtype is None else {"kv_cache_dtype": dtype}
     assert start(name, gpu, **options).built.block_tokens == block
 
 

@@ -67,16 +67,21 @@ def estimate_is_met(plan: VllmPlanner, length: int, printed: str, quoted: int) -
     low, high = pools(printed)
     while low < high:
         middle = (low + high) // 2
-        if plan.report(Load(length), middle)["refusal"]["estimated_max_model_len"] >= quoted:  # type: ignore[index]
+        if _estimated(plan, length, middle) >= quoted:
             high = middle
         else:
             low = middle + 1
-    return plan.report(Load(length), low)["refusal"]["estimated_max_model_len"] == quoted  # type: ignore[index]
+    return _estimated(plan, length, low) == quoted
+
+
+def _estimated(plan: VllmPlanner, length: int, pool: int) -> int:
+    report: Any = plan.report(Load(length), pool)
+    return int(report["refusal"]["estimated_max_model_len"])
 
 
 def needed_gib(plan: VllmPlanner, length: int) -> float:
     report: Any = plan.report(Load(length), 1)
-    return round(report["refusal"]["needed_bytes"] / GIB, 2)
+    return float(round(report["refusal"]["needed_bytes"] / GIB, 2))
 
 
 MISTRAL_SMALL_4 = {"kind": "mla", "heads": 32, "latent_dim": 256, "rope_dim": 64}
