@@ -9,9 +9,10 @@ def run(given: Given) -> int:
 
     ask, registry = given.ask(), given.registry()
     target = given.target(registry)
-    answer = fit(target, ask, given.gpu(ask, registry))
+    gpu = given.gpu(ask, registry)
+    answer = fit(target, ask, gpu)
     code = EXIT_OK if answer["fits"] else EXIT_DOES_NOT_FIT
     if given.values["measure"]:
-        code = given.measure(answer, [answer], [target], ask) or code
+        code = given.measure(answer, [answer], [target], ask, gpu) or code
     given.emit(answer)
     return code

@@ -12,6 +12,7 @@ import pytest
 
 from kvcalc.__main__ import main
 from kvcalc.answers.schemas import read_answer
+from kvcalc.engines import engine_names
 
 ROOT = Path(__file__).parents[2]
 MODEL = """
@@ -75,6 +76,23 @@ def test_measure_beside_other_answers(command: str, model: str, capsys: pytest.C
     read_answer(command, json.dumps(found), file="out")
     plain = answer(capsys, command, model, "-c", "1000", *pool)
     assert "measured" not in (plain["results"][0] if command == "compare" else plain)
+
+
+@pytest.mark.parametrize("engine", engine_names())
+@pytest.mark.parametrize("gpu", ["h100-80gb", "rtx-4090"])
+def test_the_measured_plan_is_the_records(engine: str, gpu: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What compare allocates is what its record says of each rank, whatever the GPU changes in the engine's plan."""
+    targets = ["qwen3-0.6b", "gemma-3-270m"]
+    found = answer(
+        capsys, "compare", *targets, "-c", "300", "-e", engine, "--gpu", gpu, "--measure", "--device", "meta"
+    )
+    for record in found["results"]:
+        by_rank = {rank["rank"]: rank["bytes"] for rank in record["ranks"]}
+        for measured in record["measured"]["measured_ranks"]:
+            assert [by_rank[rank] for rank in measured["ranks"]] == [measured["predicted_bytes"]] * len(
+                measured["ranks"]
+            )
+            assert measured["equal"] is True
 
 
 @pytest.mark.parametrize("shape", ["table", "plain", "csv", "markdown"])

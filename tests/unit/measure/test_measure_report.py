@@ -102,16 +102,16 @@ def test_a_plan_of_a_terabyte_on_meta(meta: Device) -> None:
 
 
 def test_a_plan_of_two_gigabytes_in_memory(cpu: Device) -> None:
-    """Llama-3-8B, 16 Ki tokens, every page written: the process is that much larger."""
+    """Llama-3-8B, 16 Ki tokens, every page written: all of it is resident."""
     if (cpu.free_bytes() or 0) < 3 * 2**30:
         pytest.skip("less than 3 GiB of memory free")
     record = measure_load(llama(), Load(2**14), cpu)
     rank = record["measured_ranks"][0]
     assert record["requested_bytes"] == record["predicted_bytes"] == 2**31
-    before, used = rank["device_used_before_bytes"], rank["device_used_bytes"]
-    if before is not None and used is not None:
-        assert used - before >= 0.95 * 2**31
-        assert (cpu.used_bytes() or 0) < before + 2**29, "freed afterwards"
+    used = rank["device_used_bytes"]
+    if used is not None:  # what the process held before may be reused, so only the whole is compared
+        assert used >= 2**31
+        assert (cpu.used_bytes() or 0) < used - 2**30, "freed afterwards"
 
 
 def wrong(plan: RankPlan, change: str) -> RankPlan:
