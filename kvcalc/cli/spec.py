@@ -118,7 +118,7 @@ COMMANDS: dict[str, Spec] = {
         "Allocate the cache on a device and compare to the byte.",
         "Allocates exactly the tensors of the plan with torch, reads the allocator, frees everything, and compares "
         "tensor by tensor. Exit 0 when equal, 1 when not, 4 when it cannot measure here. Under torchrun every rank "
-        "measures its own plan.\n\nExample: kvcalc measure llama3 -c 4k --device cpu",
+        "measures its own plan.\n\nExample: kvcalc measure llama3 -c 1k --device cpu",
         Argument("target", "TARGET|FILE"),
         (
             *_CACHE,

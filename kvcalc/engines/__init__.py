@@ -14,6 +14,7 @@ from kvcalc.errors import UsageError, did_you_mean, short
 #: engine name -> module of this package; imported only when asked for.
 _MODULES = {
     "ideal": "ideal",
+    "transformers": "transformers",
     "vllm": "vllm",
     "sglang": "sglang",
     "exllamav3": "exllamav3",

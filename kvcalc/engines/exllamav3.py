@@ -19,6 +19,7 @@ from kvcalc.core.model import Model
 from kvcalc.core.plan import CachePlan, Layout, Load, RankPlan, Tensor
 from kvcalc.dtypes import DTYPES
 from kvcalc.engines.base import Option, Setup
+from kvcalc.engines.classes import class_of
 from kvcalc.engines.ideal import stage_bounds
 from kvcalc.errors import EngineRefusal
 from kvcalc.units import ceil_div
@@ -63,7 +64,6 @@ RINGS = {
     "Step3p7ForConditionalGeneration": False,
     "Spark2_5ForCausalLM": False,
 }
-_RING_TYPES = {"gpt_oss": True, "gemma4_text": True, "muse_glimmer_text": True, "afmoe": False, "laguna": False}
 
 
 class Array(NamedTuple):
@@ -185,8 +185,7 @@ class Exllamav3Engine:
 
         Raises: EngineRefusal.
         """
-        named = model.facts.get("architectures")
-        name = named.split(",")[0] if isinstance(named, str) and named else None
+        name = class_of(model)
         _check(model, setup, name)
         launch = _launch(model, setup)
         stages = tuple(
@@ -256,7 +255,7 @@ def _launch(model: Model, setup: Setup) -> Launch:
 
 
 def _groups(model: Model, name: str | None, launch: Launch, bounds: tuple[int, int], tp: int) -> tuple[Group, ...]:
-    ring = RINGS.get(name) if name is not None else _RING_TYPES.get(model.architecture or "")
+    ring = RINGS.get(name or "")
     found = []
     for block, layers in model.stage_blocks(*bounds).items():
         kind = model.blocks[getattr(model.blocks[block], "of", None) or block]
@@ -376,7 +375,7 @@ def _state_arrays(states: list[Component], launch: Launch, tp: int) -> tuple[Arr
     # Mamba-2 states stay float32: half their values lie below fp16's normal range.
     dtype = "float32" if state.name == "ssm_state" else launch.state
     gates = heads
-    if len(conv.parts) == 1 and conv.parts[0].units == state.parts[0].units:  # KDA: a gate per key channel
+    if state.name != "ssm_state" and len(conv.parts) == 1:  # KDA: a gate per key channel
         key_dim = conv.parts[0].width // 3
         if key_dim * key_dim != matrix:
             raise EngineRefusal("KDA with keys and values of different width is not modelled", fix="use -e ideal")

@@ -11,17 +11,19 @@ pytorch/models/module_map.py (which models exist).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import ceil, prod
+from dataclasses import dataclass, replace
+from math import ceil
 
 from kvcalc.core.component import Component, Constant
 from kvcalc.core.model import Model
 from kvcalc.core.plan import CachePlan, Layout, Load, RankPlan, Tensor
 from kvcalc.engines.base import Option, Setup
+from kvcalc.engines.classes import class_of
+from kvcalc.engines.lmdeploy_blocks import POLICIES, Blocks, StateSlot, block_arrays, state_slot
+from kvcalc.engines.lmdeploy_models import EXPANDED, NATIVE, NOT_MODELLED
 from kvcalc.errors import EngineRefusal
 from kvcalc.units import ceil_div
 
-ALIGNMENT = 256
 DEFAULT_BLOCK = 64
 #: `PytorchEngineConfig`: share of free memory for blocks, tokens of one prefill, requests at once.
 DEFAULT_RATIO, DEFAULT_PREFILL, DEFAULT_BATCHES = 0.8, 8192, 128
@@ -30,67 +32,7 @@ SPARE_SLOTS = 2
 #: `_get_runtime_size` lowers the prefill until this many blocks fit.
 LEAST_BLOCKS = 16
 
-#: quant_policy -> (K elements per byte, V elements per byte, K parameters, V parameters per token and head).
-#: 0: elements of the model's own 2-byte type. Source: messages.py `QuantPolicy`, schema.py `build_quant_cache_descs`.
-POLICIES = {
-    0: (0, 0, 0, 0),
-    4: (2, 2, 2, 2),
-    8: (1, 1, 2, 2),
-    16: (1, 1, 0, 0),
-    17: (1, 1, 0, 0),
-    42: (2, 4, 2, 1),
-}
 _BY_DTYPE = {"int4": 4, "int8": 8, "fp8_e4m3": 16, "fp8_e5m2": 17}
-
-#: Language models of pytorch/models/module_map.py.
-_NATIVE_TEXT = """
-BaiChuanForCausalLM BaichuanForCausalLM ChatGLMForConditionalGeneration ChatGLMModel CogVLMForCausalLM
-DeepseekForCausalLM DeepseekV2ForCausalLM DeepseekV3ForCausalLM DeepseekVLV2ForCausalLM Gemma2ForCausalLM
-Gemma3ForCausalLM Gemma3ForConditionalGeneration GemmaForCausalLM Glm4ForCausalLM Glm4MoeForCausalLM
-Glm4MoeLiteForCausalLM Glm4vForConditionalGeneration GptOssForCausalLM HYV3ForCausalLM InternLM2ForCausalLM
-InternLM2VEForCausalLM InternLM3ForCausalLM InternLMForCausalLM InternS1ForConditionalGeneration
-InternS1ProForConditionalGeneration InternS2PreviewForConditionalGeneration InternVLChatModel
-InternVLForConditionalGeneration KimiK25ForConditionalGeneration Kimi_K25ForConditionalGeneration
-Llama4ForConditionalGeneration LlamaForCausalLM LlavaForConditionalGeneration LlavaNextForConditionalGeneration
-MiniCPM3ForCausalLM MiniCPMV MistralForCausalLM MixtralForCausalLM Phi3ForCausalLM Phi3VForCausalLM PhiMoEForCausalLM
-QWenLMHeadModel Qwen2ForCausalLM Qwen2MoeForCausalLM Qwen2VLForConditionalGeneration
-Qwen2_5_VLForConditionalGeneration Qwen3ForCausalLM Qwen3MoeForCausalLM Qwen3NextForCausalLM
-Qwen3OmniMoeForConditionalGeneration Qwen3VLForConditionalGeneration Qwen3VLMoeForConditionalGeneration
-Qwen3_5ForConditionalGeneration Qwen3_5MoeForConditionalGeneration SDARForCausalLM SDARMoeForCausalLM
-Starcoder2ForCausalLM
-"""
-NATIVE = frozenset(_NATIVE_TEXT.split())
-#: Known to LMDeploy, with caches (indexer keys, compressed entries, cross attention) that are not modelled here.
-NOT_MODELLED = frozenset(
-    {"DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM", "DeepseekV4ForCausalLM", "MllamaForConditionalGeneration"}
-)
-#: Cache the heads that MLA expands to, V as wide as K: configurations/minicpm3.py.
-EXPANDED = "MiniCPM3ForCausalLM"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Blocks:
-    """One block of one layer on one rank: name -> (shape of one block, dtype, bytes rounded up)."""
-
-    arrays: tuple[tuple[str, tuple[int, ...], str, int], ...]
-    layers: tuple[int, ...]
-
-    @property
-    def block_bytes(self) -> int:
-        """All layers together: `block_nbytes`."""
-        return len(self.layers) * sum(size for *_, size in self.arrays)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StateSlot:
-    """One state slot on one rank, all layers: (name, shape, bytes)."""
-
-    arrays: tuple[tuple[str, tuple[int, ...], int], ...]
-    layers: tuple[int, ...]
-
-    @property
-    def slot_bytes(self) -> int:
-        return sum(size for *_, size in self.arrays)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +46,7 @@ class Launch:
     prefill: int
     state_budget: int
     vocab: int | None
+    flash: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,9 +194,10 @@ class LmdeployEngine:
 
         Raises: EngineRefusal.
         """
-        name = _class_of(model)
+        name = class_of(model)
         _check(model, setup, name)
         launch = _launch(model, setup)
+        launch = _adjusted(model, launch, setup.gpu)
         blocks, states = _read(model, name, launch, setup.layout.tp)
         assumptions = ["PyTorch engine; its TurboMind engine allocates differently"]
         if name is None:
@@ -273,11 +217,6 @@ class LmdeployEngine:
             warnings=(),
             period_tokens=launch.block,
         )
-
-
-def _class_of(model: Model) -> str | None:
-    named = model.facts.get("architectures")
-    return named.split(",")[0] if isinstance(named, str) and named else None
 
 
 def _components(model: Model) -> list[Component]:
@@ -332,6 +271,18 @@ def _launch(model: Model, setup: Setup) -> Launch:
     )
 
 
+def _adjusted(model: Model, launch: Launch, gpu: str | None) -> Launch:
+    """Latents need FlashMLA, which needs sm90; without it rows of 512 elements and more have blocks of 32 at most.
+
+    Source: configurations/utils.py `flash_mla_available`, executor/base.py `_adjust_block_size`.
+    """
+    older = gpu is not None and gpu.startswith("sm") and gpu[2:].isdigit() and int(gpu[2:]) < 90
+    if not older:
+        return launch
+    widest = max((part.elements_per_slot for part in _components(model) if part.name == "latent"), default=0)
+    return replace(launch, flash=False, block=min(launch.block, 32) if widest >= 512 else launch.block)
+
+
 def _read(model: Model, name: str | None, launch: Launch, tp: int) -> tuple[Blocks, StateSlot | None]:
     """The one shape of all attention layers, and the recurrent layers' states.
 
@@ -361,12 +312,12 @@ def _read(model: Model, name: str | None, launch: Launch, tp: int) -> tuple[Bloc
     if len(shapes) != 1:
         raise EngineRefusal("LMDeploy has one block shape for all layers, this model has several", fix="another engine")
     heads, key_dim, value_dim, latent = shapes.pop()
-    if latent and launch.block != DEFAULT_BLOCK:
+    if latent and launch.flash and launch.block != DEFAULT_BLOCK:
         raise EngineRefusal(
             "Please set block_size to 64 for flash_mla.", fix="drop block_size", field="block_size", value=launch.block
         )
-    arrays = _arrays(_kv_heads(heads, tp), key_dim, value_dim, launch)
-    slot = _state_slot(states, tuple(recurrent), tp) if states else None
+    arrays = block_arrays(_kv_heads(heads, tp), key_dim, value_dim, block=launch.block, policy=launch.policy)
+    slot = state_slot(states, tuple(recurrent), tp) if states else None
     return Blocks(arrays=arrays, layers=tuple(attention)), slot
 
 
@@ -392,43 +343,6 @@ def _kv_heads(heads: int, tp: int) -> int:
             f"{heads} KV heads and tp {tp}: one must divide the other", fix="choose another --tp", field="tp", value=tp
         )
     return max(heads // tp, 1)
-
-
-def _arrays(
-    heads: int, key_dim: int, value_dim: int, launch: Launch
-) -> tuple[tuple[str, tuple[int, ...], str, int], ...]:
-    per_key, per_value, key_extra, value_extra = POLICIES[launch.policy]
-    found: list[tuple[str, tuple[int, ...], str, int]] = []
-    for name, width, packed in (("key", key_dim, per_key), ("value", value_dim, per_value)):
-        stored = width // packed if packed else width
-        size = launch.block * heads * stored * (1 if packed else 2)
-        dtype = "bfloat16" if not packed else "fp8_e4m3" if launch.policy in (16, 17) else "int8"
-        found.append((name, (launch.block, heads, stored), dtype, _aligned(size)))
-    for name, extra in (("key_scale_zero", key_extra), ("value_scale_zero", value_extra)):
-        if extra:  # in the model's own 2-byte type
-            found.append((name, (), "int8", _aligned(launch.block * heads * extra * 2)))
-    return tuple(row for row in found if row[3])
-
-
-def _aligned(size: int) -> int:
-    return ceil_div(size, ALIGNMENT) * ALIGNMENT
-
-
-def _state_slot(states: dict[str, list[Component]], layers: tuple[int, ...], tp: int) -> StateSlot:
-    """Gated DeltaNet: the convolution keeps all its taps, one row more than it needs; both arrays in bfloat16.
-
-    Source: configurations/qwen3_next.py, qwen3_5.py.
-    """
-    found = []
-    for part in next(iter(states.values())):
-        units = [(item.units // tp) * item.width for item in part.parts]
-        count = len(layers)
-        if part.role == "conv" and isinstance(part.law, Constant):
-            shape: tuple[int, ...] = (count, sum(units), part.law.count + 1)
-        else:
-            shape = (count, part.parts[0].units // tp, part.parts[0].width)
-        found.append((part.name, shape, prod(shape) * 2))
-    return StateSlot(arrays=tuple(found), layers=layers)
 
 
 ENGINE = LmdeployEngine()

@@ -29,15 +29,15 @@ PREFILL_STEP = 2048
 QUANTIZED_START, GROUP_SIZE = 5000, 64
 _BITS = (2, 3, 4, 8)
 
-#: Modules whose sliding layers rotate.
+#: Modules whose sliding layers rotate (llama, which runs Mistral, only where the config lists layer_types).
 _ROTATING = """
-afmoe cohere2 exaone4 exaone_moe gemma3_text gemma3n gemma4_text gpt_oss laguna llama mellum mimo_v2_flash
+afmoe cohere2 exaone4 exaone_moe gemma3_text gemma3n gemma4_text gpt_oss laguna mellum mimo_v2_flash
 ministral3 muse_glimmer muse_spark olmo3 recurrent_gemma spark2_5 step3p5
 """
 #: Modules that make their own caches, so that max_kv_size is ignored (`make_prompt_cache`).
 _OWN_CACHES = """
 bailing_hybrid bailing_moe_linear bailing_moe_v3 deepseek_v32 falcon_h1 glm_moe_dsa granitemoehybrid jamba kimi_k3
-kimi_linear lfm2 lfm2_moe llama4_text longcat_flash mamba mamba2 nanbeige nemotron-nas nemotron_h olmo_hybrid
+kimi_linear lfm2 lfm2_moe llama llama4_text longcat_flash mamba mamba2 nanbeige nemotron-nas nemotron_h olmo_hybrid
 qwen3_5 qwen3_5_moe qwen3_next rwkv7 minimax_m3_vl
 """
 #: Modules without a rotating cache or caches of their own.
@@ -65,6 +65,10 @@ _MODULE_OF = {
 }
 #: Cache K and V of every head instead of the latent.
 EXPANDED = frozenset({"deepseek_v2", "minicpm3"})
+
+
+#: Keep recurrent states in the model's type; the others in float32.
+STATE_IN_MODEL_TYPE = frozenset({"mamba", "jamba", "recurrent_gemma"})
 
 
 class Row(NamedTuple):
@@ -98,6 +102,7 @@ class Place(NamedTuple):
     layers: tuple[int, ...]
     dtype: str
     module: str
+    beside: bool = False  # the layer has other caches too
 
 
 def plain_rows(tokens: int) -> int:
@@ -233,7 +238,7 @@ class MlxEngine:
             assumptions=(
                 f"{launch.generated} of the context's tokens are generated, the others are the prompt",
                 "every session a cache of its own, or a batch of equal lengths",
-                f"cache and convolution tails in {model.dtype}, recurrent states in float32",
+                f"cache and convolution tails in {model.dtype}, recurrent states as the module keeps them",
             ),
             warnings=_warnings(rows, module, launch, model),
             saturation_tokens=max((row.limit + PREFILL_STEP for row in rows if row.limit), default=0),
@@ -282,25 +287,28 @@ def _rows(model: Model, module: str, launch: Launch) -> tuple[Row, ...]:
         parts = kind.lower()
         states = [part for part in parts if part.role in ("conv", "state")]
         if states:
-            found += _state_rows(states, block, layers, model)
+            found += _state_rows(states, Place(block, layers, model.dtype, module))
         elif parts:
             expanded = kind.mha_widths(model.blocks) if module in EXPANDED else None
             heads = getattr(kind, "heads", 1)  # query heads, for the modules that expand
-            place = Place(block, layers, model.dtype, module)
+            place = Place(block, layers, model.dtype, module, any(len(model.layers[index]) > 1 for index in layers))
             found += _attention_rows(parts, place, launch, expanded=expanded, heads=heads)
     return tuple(found)
 
 
-def _state_rows(states: list[Component], block: str, layers: tuple[int, ...], model: Model) -> list[Row]:
-    """`ArraysCache`: convolution inputs in the model's type, states in float32."""
+def _state_rows(states: list[Component], place: Place) -> list[Row]:
+    """`ArraysCache`: convolution inputs in the model's type, states in float32 or, in some modules, the same."""
     found = []
     for part in states:
         width = part.elements_per_slot
         if part.role == "conv":
             rows = part.law.count if isinstance(part.law, Constant) else 0
-            found.append(Row(part.name, "state", block, layers, (rows, width), model.dtype, "state", 0))
+            shape: tuple[int, ...] = (rows, width)
+            dtype = place.dtype
         else:
-            found.append(Row(part.name, "state", block, layers, (width,), "float32", "state", 0))
+            shape = (width,)
+            dtype = place.dtype if place.module in STATE_IN_MODEL_TYPE else "float32"
+        found.append(Row(part.name, "state", place.block, place.layers, shape, dtype, "state", 0))
     return found
 
 
@@ -316,8 +324,9 @@ def _attention_rows(
     if any(part.role == "pending" or part.name.startswith("cross_") for part in parts):
         raise EngineRefusal(f"block {place.block} is not modelled for MLX-LM", fix="use -e ideal", field="attention")
     growth, limit = _growth(next(part.law for part in parts if part.role == "key"), place.module, launch)
-    indexed = any(part.role == "index" for part in parts)
-    role = "list" if indexed else "quantisable"  # `CacheList` has no to_quantized, so bits are ignored
+    # Several caches of one layer are a `CacheList`, which has no to_quantized: bits are ignored.
+    listed = place.beside or any(part.role == "index" for part in parts)
+    role = "list" if listed else "quantisable"
     widths: list[tuple[str, str, tuple[int, int]]] = []
     for part in parts:
         if part.role == "index":  # stored as keys and once more as values
@@ -370,7 +379,7 @@ def _warnings(rows: tuple[Row, ...], module: str, launch: Launch, model: Model) 
     if launch.max_kv_size is not None and module in OWN_CACHES:
         found.append("max_kv_size is ignored: this model makes its own caches")
     if launch.bits and any(row.role == "list" for row in rows):
-        found.append("kv_bits is ignored where a layer's caches are a list (indexers)")
+        found.append("kv_bits is ignored where a layer has several caches")
     return tuple(found)
 
 

@@ -17,7 +17,7 @@ class RgLru:
     """Real-gated linear recurrent unit: `width` states and a conv tail over `conv_dim` (= width) channels.
 
     Source: Griffin (arXiv:2402.19427) section 2.4; transformers 5.23
-    recurrent_gemma/modeling_recurrent_gemma.py:431-447 (conv [hidden, K - 1], state [lru_width]).
+    recurrent_gemma/modeling_recurrent_gemma.py:431-447 (conv [lru_width, K - 1], state [lru_width]).
     """
 
     kind: Literal["rglru"]

@@ -92,6 +92,8 @@ def test_bytes_never_shrink(name: str, data: st.DataObject) -> None:
     planner = prepared(name, model, layout=Layout(), dtypes=dtypes, version=data.draw(versions(name)))
     if planner is None:
         return
+    if name == "transformers" and any(c.role == "pending" for kind in model.blocks.values() for c in kind.lower()):
+        return  # live bytes: inputs of an open group go when it closes, as counted in the real code
     few, many = sorted(data.draw(st.lists(st.integers(1, 5000), min_size=2, max_size=2)))
     sessions, more = sorted(data.draw(st.lists(st.integers(1, 9), min_size=2, max_size=2)))
 

@@ -61,6 +61,7 @@ class SglangEngine:
             assumptions=_assumptions(setup, geometry, settings),
             warnings=_warnings(model, geometry, settings),
             period_tokens=settings.page * (1000 if windows else 1),
+            exactness="estimate" if geometry.name in classes.UNRECORDED else "exact",
             saturation_tokens=4 * max(windows, default=0) + 16 * settings.page,
         )
 
@@ -86,7 +87,7 @@ def _default_page(geometry: Geometry) -> int:
 
 def _state_dtype(model: Model, setup: Setup, name: str | None) -> str:
     """float32 unless asked for, or the config says mamba_ssm_dtype and the class reads it."""
-    if setup.dtypes.state != "float32":
+    if "state" in setup.asked:
         if setup.dtypes.state not in ("bfloat16", "float16"):
             raise EngineRefusal(
                 f"SGLang has no recurrent state in {setup.dtypes.state}", fix="float32, bfloat16 or float16"
@@ -111,8 +112,12 @@ def _check_page(geometry: Geometry, settings: Settings) -> None:
 
 def _assumptions(setup: Setup, geometry: Geometry, settings: Settings) -> tuple[str, ...]:
     found = ["the pool is SGLang's KV budget: free memory after weights less (1 - mem_fraction_static) of it at start"]
+    if setup.options.get("mem_fraction_static") is not None:
+        found.append("mem_fraction_static decides the budget, and the budget is what is given: it changes nothing here")
     if setup.options.get("page_size") is None:
         found.append(f"page_size {settings.page}: the attention backend of a real GPU may choose another")
+    if geometry.name in classes.UNRECORDED:
+        found.append(f"the rules for {geometry.name} were read from SGLang's source; no recorded cell confirms them")
     if geometry.name is None:
         found.append("the file names no architectures: SGLang's general rules, no sliding pools")
     if geometry.state is not None:

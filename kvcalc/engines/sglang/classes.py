@@ -9,6 +9,7 @@ Source: sglang 0.5.23, srt/models/*.py `EntryClass`; the lists: srt/configs/mode
 from __future__ import annotations
 
 from kvcalc.core.model import Model
+from kvcalc.engines import classes
 
 
 def _names(text: str) -> frozenset[str]:
@@ -77,7 +78,7 @@ GraniteMoeSWAForCausalLM IQuestQ1ForCausalLM MiMoV2ForCausalLM MiMoV2FlashForCau
 Step3p7ForConditionalGeneration Gemma4ForCausalLM Gemma4ForConditionalGeneration Gemma4UnifiedForConditionalGeneration
 DiffusionGemmaForBlockDiffusion LagunaForCausalLM MellumForCausalLM MuseGlimmerForCausalLM
 MuseGlimmerForConditionalGeneration MuseSparkForConditionalGeneration InklingForConditionalGeneration
-UnlimitedOCRForCausalLM Spark2_5ForCausalLM
+UnlimitedOCRForCausalLM Spark2_5ForCausalLM Dots3NoteForCausalLM
 """
 )
 #: Of those, the sliding pool has heads and widths of its own: `is_hybrid_swa_compress`.
@@ -114,6 +115,8 @@ GlmMoeDsaForCausalLM Glm5NextForConditionalGeneration LongcatFlashForCausalLM Do
 """
 )
 INDEXED_HEADS = frozenset({"MiniMaxM3SparseForCausalLM", "MiniMaxM3SparseForConditionalGeneration"})
+#: Rules read from SGLang's source only; no recorded cell confirms them.
+UNRECORDED = frozenset({"InklingForConditionalGeneration", "Dots3NoteForCausalLM"})
 COMPRESSED = frozenset({"DeepseekV4ForCausalLM"})
 #: Classes that read `mamba_ssm_dtype` of the config; the others keep float32 states: `mamba2_cache_params`.
 STATE_DTYPE_FROM_CONFIG = _names(
@@ -141,63 +144,15 @@ InklingForConditionalGeneration
 """
 )
 
-#: `architectures` that files without the entry stand for (the class transformers 5.23 saves for the model_type).
-_CLASS_OF = {
-    "gpt_oss": "GptOssForCausalLM",
-    "llama4_text": "Llama4ForConditionalGeneration",
-    "gemma4_text": "Gemma4ForConditionalGeneration",
-    "gemma4_unified_text": "Gemma4UnifiedForConditionalGeneration",
-    "mimo_v2_flash": "MiMoV2FlashForCausalLM",
-    "mimo_v2": "MiMoV2ForCausalLM",
-    "step3p5": "Step3p5ForCausalLM",
-    "step3p7": "Step3p7ForConditionalGeneration",
-    "laguna": "LagunaForCausalLM",
-    "mellum": "MellumForCausalLM",
-    "beam": "BeamForCausalLM",
-    "muse_glimmer_text": "MuseGlimmerForConditionalGeneration",
-    "muse_spark_text": "MuseSparkForConditionalGeneration",
-    "granite_swa": "GraniteSWAForCausalLM",
-    "granitemoe_swa": "GraniteMoeSWAForCausalLM",
-    "deepseek_v2": "DeepseekV2ForCausalLM",
-    "deepseek_v3": "DeepseekV3ForCausalLM",
-    "deepseek_v32": "DeepseekV32ForCausalLM",
-    "deepseek_v4": "DeepseekV4ForCausalLM",
-    "kimi_k2": "DeepseekV3ForCausalLM",
-    "glm4_moe_lite": "Glm4MoeLiteForCausalLM",
-    "glm_moe_dsa": "GlmMoeDsaForCausalLM",
-    "glm5_next_text": "Glm5NextForConditionalGeneration",
-    "longcat_flash": "LongcatFlashForCausalLM",
-    "hy_v4": "HYV4ForCausalLM",
-    "minicpm3": "MiniCPM3ForCausalLM",
-    "kimi_linear": "KimiLinearForCausalLM",
-    "minimax_m3": "MiniMaxM3SparseForCausalLM",
-    "minimax_m3_vl_text": "MiniMaxM3SparseForConditionalGeneration",
-    "nemotron_h": "NemotronHForCausalLM",
-    "falcon_h1": "FalconH1ForCausalLM",
-    "qwen3_next": "Qwen3NextForCausalLM",
-    "qwen3_5_text": "Qwen3_5ForConditionalGeneration",
-    "qwen3_5_moe_text": "Qwen3_5MoeForConditionalGeneration",
-    "gemma3n_text": "Gemma3nForConditionalGeneration",
-    "inkling_text": "InklingForConditionalGeneration",
-    "dots3_note_text": "Dots3NoteForCausalLM",
-    "step3_text": "Step3VLForConditionalGeneration",
-}
-#: model_types whose class SGLang lacks, for files without `architectures`.
-_NOT_NATIVE = _names(
-    """
-bamba biogpt bitnet bloom codegen ctrl dots1 falcon flex_olmo gpt_neo gpt_neox jamba jetmoe lfm3 llada minimax
-minimax_m1 minimax_text_01 mistral4 modernbert-decoder mpt nemotron olmo_hybrid openelm phi4flash recurrent_gemma rwkv
-rwkv5 rwkv6 rwkv7 seed_oss smollm3 solar_open t5 umt5 vaultgemma xglm zamba zamba2
-"""
-)
+
+#: Spelt otherwise in configs that were not copied from the checkpoint.
+_RESPELT = {"MiniMaxM3ForCausalLM": "MiniMaxM3SparseForCausalLM"}
 
 
 def class_of(model: Model) -> str | None:
     """The model class SGLang would look for; None where the file names none and none is known."""
-    named = model.facts.get("architectures")
-    if isinstance(named, str) and named:
-        return named.split(",")[0]
-    return _CLASS_OF.get(model.architecture or "")
+    name = classes.class_of(model)
+    return None if name is None else _RESPELT.get(name, name)
 
 
 def is_multimodal(model: Model) -> bool:
@@ -209,4 +164,4 @@ def is_multimodal(model: Model) -> bool:
 def is_supported(model: Model) -> bool:
     """Whether SGLang has a class of its own for the model (its transformers backend is another engine)."""
     name = class_of(model)
-    return name in NATIVE if name is not None else (model.architecture or "") not in _NOT_NATIVE
+    return name is None or name in NATIVE

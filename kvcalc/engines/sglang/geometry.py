@@ -12,7 +12,7 @@ srt/distributed/utils.py `get_pp_indices`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from kvcalc.core.component import Chunked, Component, Constant, Strided, Windowed
@@ -142,7 +142,8 @@ def read_geometry(model: Model, *, attn_tp: int, pp: int, hybrid_swa: bool) -> G
     swa = hybrid_swa and name in classes.SLIDING and any(a.window for r in rows for a in r.attention)
     full, sliding = (None, None) if compressed else _two_shapes(rows, swa=swa)
     _check(name, rows, full, latent=latent, compressed=compressed)
-    state = _state(model, attn_tp)
+    inkling = name == "InklingForConditionalGeneration"
+    state = _inkling_state(model, full, sliding, attn_tp) if inkling else _state(model, attn_tp)
     indexed = any(a.index_dim for row in rows for a in row.attention)
     bounds = pp_bounds(len(rows), pp)
     if pp > len(rows):
@@ -181,29 +182,16 @@ def _layer(block: str, parts: Sequence[Component], model: Model) -> Layer:
     window = law.window if isinstance(law, Windowed) else law.chunk if isinstance(law, Chunked) else None
     index_dim = 0 if index is None else index.elements_per_slot
     group = index.law.tokens_per_slot if index is not None and isinstance(index.law, Strided) else 1
-    value = next((part for part in parts if part.role == "value"), None)
     if keys[0].parts[0].shard == "heads":
         head = keys[0].parts[0]
-        value_dim = value.parts[0].width if value is not None else head.width
-        found = Attention(
-            heads=head.units,
-            key_dim=head.width,
-            value_dim=value_dim,
-            window=window,
-            index_dim=index_dim,
-            index_group=group,
-        )
+        value = next((part.parts[0].width for part in parts if part.role == "value"), head.width)
+        found = Attention(heads=head.units, key_dim=head.width, value_dim=value)
     else:
         rope = next((part.elements_per_slot for part in keys if part.name == "rope_key"), 0)
         if model.facts.get("use_mla_nope") is True:  # BailingMoeV3: no rotary key then
             rope = 0
-        found = Attention(
-            latent_dim=keys[0].elements_per_slot,
-            rope_dim=rope,
-            window=window,
-            index_dim=index_dim,
-            index_group=group,
-        )
+        found = Attention(latent_dim=keys[0].elements_per_slot, rope_dim=rope)
+    found = replace(found, window=window, index_dim=index_dim, index_group=group)
     return Layer(attention=(found,), has_state=state, ratio=ratio, index_dim=index_dim)
 
 
@@ -259,12 +247,10 @@ def _check(
             fix="the model file and the class disagree, or kvcalc has no rule for this class",
             field="architectures",
         )
-    if latent and any(item.window for row in rows for item in row.attention):
+    if latent and name not in classes.SLIDING and any(item.window for row in rows for item in row.attention):
         raise EngineRefusal(f"sliding latent layers of {name} are not modelled for SGLang", fix=_FACT_FIX)
     if not compressed and any(row.ratio for row in rows):
         raise EngineRefusal(f"compressed attention is not modelled for {name} in SGLang", fix=_FACT_FIX)
-    if name == "InklingForConditionalGeneration":
-        raise EngineRefusal("Inkling's convolution states are not modelled for SGLang", fix=_FACT_FIX)
 
 
 def _stage(rows: tuple[Layer, ...], start: int, stop: int, two_pools: bool) -> Stage:
@@ -285,6 +271,21 @@ def _stage(rows: tuple[Layer, ...], start: int, stop: int, two_pools: bool) -> S
         states=tuple(i for i in range(start, stop) if rows[i].has_state),
         ratios=tuple(row.ratio for row in rows[start:stop]),
     )
+
+
+def _inkling_state(model: Model, full: Attention | None, sliding: Attention | None, tp: int) -> State:
+    """Six convolutions in every layer: over K and V of full and of sliding heads, and twice over the hidden state.
+
+    Whole heads per rank, copied once ranks outnumber them; the hidden state is not divided.
+    Source: srt/configs/inkling.py `mamba2_cache_params` without scattered convolutions.
+    """
+    convs = [part for kind in model.blocks.values() for part in kind.lower() if part.role == "conv"]
+    taps = max((part.law.count for part in convs if isinstance(part.law, Constant)), default=0)
+    found = []
+    for shape in (full, sliding):
+        if shape is not None:
+            found += [(taps, max(1, shape.heads // tp) * shape.key_dim)] * 2
+    return State(conv=(*found, *[(taps, model.hidden_size or 0)] * 2), temporal=(0,))
 
 
 def _state(model: Model, tp: int) -> State | None:

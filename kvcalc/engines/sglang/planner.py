@@ -11,7 +11,7 @@ from math import ceil
 
 from kvcalc.core.plan import CachePlan, Layout, Load, RankPlan, Tensor
 from kvcalc.engines.sglang.geometry import Geometry, Stage
-from kvcalc.engines.sglang.pools import Buffer, Pool, head_pool, indexed_head_pools, latent_pool
+from kvcalc.engines.sglang.pools import Buffer, Pool, head_pool, indexed_head_pools, latent_pool, sliding_latent_pool
 from kvcalc.engines.sglang.settings import Settings
 from kvcalc.engines.sglang.sizing import PADDING_SLOT, OnePool, TwoPools, configurator, slot_bytes
 from kvcalc.engines.sglang.v4 import V4Pools, v4_pools
@@ -34,6 +34,10 @@ def stage_pools(geometry: Geometry, stage: Stage, settings: Settings) -> StagePo
     rule = configurator(geometry, stage, settings)
     hybrid = "kv.full_kv_pool." if geometry.state is not None else "kv."
     shape = geometry.attention
+    if geometry.latent and geometry.sliding is not None:
+        first = latent_pool(geometry, stage, settings, prefix="kv.full_kv_pool.")
+        second = sliding_latent_pool(geometry.sliding, stage.sliding, settings)
+        return StagePools(stage=stage, rule=rule, pools=((first, "tokens"), (second, "swa")))
     if geometry.latent:
         return StagePools(
             stage=stage, rule=rule, pools=((latent_pool(geometry, stage, settings, prefix=hybrid), "tokens"),)

@@ -177,6 +177,10 @@ def latent_width(geometry: Geometry, settings: Settings) -> int:
 
 def sliding_bytes(geometry: Geometry, settings: Settings) -> tuple[int, int]:
     """(full layer, sliding layer) bytes per token and layer, when there are two pools."""
+    if geometry.latent and geometry.sliding is not None:
+        index = ceil_div(index_row_bytes(geometry.attention), geometry.attention.index_group)
+        full = latent_width(geometry, settings) * settings.element_bytes + (index if geometry.indexed_latent else 0)
+        return full, geometry_width(geometry.sliding) * settings.element_bytes
     sizes = []
     for shape in (geometry.full or geometry.sliding, geometry.sliding):
         if shape is None:
@@ -299,6 +303,16 @@ def latent_pool(geometry: Geometry, stage: Stage, settings: Settings, *, prefix:
         torch=torch,
         one_size=True,
     )
+
+
+def sliding_latent_pool(shape: Attention, layers: tuple[int, ...], settings: Settings) -> Pool:
+    """A pool of the latents of sliding layers: dots3."""
+    torch, item = TORCH[settings.kv]
+    dtype = "int8" if settings.is_fp4 else settings.kv if settings.kv != "mxfp8" else "fp8_e4m3"
+    tail = (1, geometry_width(shape))
+    latent = Buffer(group="kv_buffer", name="latent", layers=layers, tail=tail, dtype=dtype, item=item)
+    tables = (("data_ptrs", 8 * len(layers)),)
+    return Pool(prefix="kv.swa_kv_pool.", label="SWA ", buffers=(latent,), tables=tables, torch=torch, one_size=True)
 
 
 def indexed_head_pools(geometry: Geometry, stage: Stage, settings: Settings) -> tuple[Pool, Pool]:

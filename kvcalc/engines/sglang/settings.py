@@ -146,18 +146,12 @@ def kv_type(model: Model, setup: Setup, name: str | None) -> str:
     return key
 
 
-def read_settings(model: Model, setup: Setup, name: str | None, *, page: int, context: int, reserve: int) -> Settings:
-    """The launch that `setup` describes. page: the default page size; reserve: MiB kept for images.
+def _checked(setup: Setup, context: int) -> tuple[int | None, str]:
+    """(context_length, mamba_radix_cache_strategy).
 
-    Raises: UsageError, EngineRefusal.
+    Raises: EngineRefusal where SGLang's argument checks stop.
     """
     get = setup.options.get
-    layout = setup.layout
-    groups = 1 if layout.tp == 1 else get("dp_size") or 1  # one GPU has no groups
-    if layout.tp % groups:
-        raise UsageError(f"dp_size {groups} does not divide --tp {layout.tp}", fix="SGLang asks for it", field="option")
-    if layout.dcp > 1:
-        raise EngineRefusal("decode context parallelism is not modelled for SGLang", fix="drop --dcp", field="dcp")
     limit = get("context_length")
     if limit is not None and limit > context:
         raise EngineRefusal(
@@ -168,6 +162,21 @@ def read_settings(model: Model, setup: Setup, name: str | None, *, page: int, co
     strategy = get("mamba_radix_cache_strategy") or "no_buffer"
     if strategy == "extra_buffer_lazy" and get("disable_overlap_schedule"):
         raise EngineRefusal("Lazy extra buffer requires overlap schedule", fix="drop disable_overlap_schedule")
+    return limit, strategy
+
+
+def read_settings(model: Model, setup: Setup, name: str | None, *, page: int, context: int, reserve: int) -> Settings:
+    """The launch that `setup` describes. page: the default page size; reserve: MiB kept for images.
+
+    Raises: UsageError, EngineRefusal.
+    """
+    get, layout = setup.options.get, setup.layout
+    groups = 1 if layout.tp == 1 else get("dp_size") or 1  # one GPU has no groups
+    if layout.tp % groups:
+        raise UsageError(f"dp_size {groups} does not divide --tp {layout.tp}", fix="SGLang asks for it", field="option")
+    if layout.dcp > 1:
+        raise EngineRefusal("decode context parallelism is not modelled for SGLang", fix="drop --dcp", field="dcp")
+    limit, strategy = _checked(setup, context)
     return Settings(
         kv=kv_type(model, setup, name),
         model_dtype=model_dtype(model),
