@@ -222,6 +222,26 @@ def test_what_cannot_be(
     assert said in err
 
 
+def test_transformers_says_what_it_needs(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own engine, one process, a config.json, and the library: each is named when it is missing."""
+    flags = ["--cache", "transformers", "--device", "cpu", "-c", "10"]
+    code, _, err = run(capsys, "measure", model, *flags)
+    assert (code, "is not" in err, "config.json" in err) == (4, True, True)
+    code, _, err = run(capsys, "measure", model, *flags, "-e", "vllm")
+    assert (code, "not the cache of vllm" in err) == (2, True)
+    code, _, err = run(capsys, "measure", model, *flags, "--pp", "2")
+    assert (code, "one process" in err) == (2, True)
+    shape = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "torch_dtype": "bfloat16", **shape}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    code, _, err = run(capsys, "measure", str(tmp_path), *flags)
+    assert code == 4
+    assert err == "kvcalc: --cache transformers needs transformers: pip install transformers==5.23.0\n"
+
+
 def test_ctrl_c(model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted: one word, exit 130."""
     from kvcalc.measure import torch_backend
