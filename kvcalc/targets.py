@@ -124,7 +124,16 @@ def _imported(
 
 
 def _gguf(path: object) -> Target:
-    raise ModelFileError(f"{path}: GGUF files cannot be read yet", fix="name the model's config.json", file=str(path))
+    from kvcalc.importers.gguf import import_gguf
+    from kvcalc.schema import check_document
+
+    imported = import_gguf(str(path))
+    return Target(
+        model=check_document(imported.document, file=str(path)),
+        origin=str(path),
+        assumptions=imported.derived,
+        warnings=imported.warnings,
+    )
 
 
 def _hub(text: str) -> Target:

@@ -71,14 +71,19 @@ class RankPlan(NamedTuple):
 
 
 class CachePlan(NamedTuple):
-    """Every rank's tensors. Ranks with equal tensors share one `RankPlan`."""
+    """Every rank's tensors. Ranks with equal tensors share one `RankPlan`.
+
+    host: what an engine keeps in the host's memory instead (layers that are not offloaded); no rank pays for it.
+    """
 
     ranks: list[RankPlan]
+    host: RankPlan | None = None
 
     @property
     def total_bytes(self) -> int:
-        """All ranks together."""
-        return sum(len(plan.ranks) * plan.bytes for plan in self.ranks)
+        """All ranks and the host together."""
+        total = sum(len(plan.ranks) * plan.bytes for plan in self.ranks)
+        return total if self.host is None else total + self.host.bytes
 
     @property
     def max_rank_bytes(self) -> int:
@@ -109,7 +114,10 @@ class Planner(Protocol):
     def saturation_tokens(self) -> int: ...
 
     def plan(self, load: Load) -> CachePlan:
-        """The tensors of every rank for this load."""
+        """The tensors of every rank for this load.
+
+        Raises: EngineRefusal for more sessions than the engine serves, or a context too short for it.
+        """
         ...
 
     def report(self, load: Load, pool_bytes: int | None = None) -> dict[str, object]:

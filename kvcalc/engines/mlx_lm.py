@@ -321,7 +321,8 @@ def _attention_rows(
     heads: int,
 ) -> list[Row]:
     """The arrays of one attention layer. expanded: K and V widths of all `heads`, where the module caches those."""
-    if any(part.role == "pending" or part.name.startswith("cross_") for part in parts):
+    unknown = any(part.role == "pending" or part.name.startswith("cross_") for part in parts)
+    if unknown or not any(part.role == "key" for part in parts):  # a layer may own only an indexer's key
         raise EngineRefusal(f"block {place.block} is not modelled for MLX-LM", fix="use -e ideal", field="attention")
     growth, limit = _growth(next(part.law for part in parts if part.role == "key"), place.module, launch)
     # Several caches of one layer are a `CacheList`, which has no to_quantized: bits are ignored.

@@ -67,14 +67,14 @@ def estimate_is_met(plan: VllmPlanner, length: int, printed: str, quoted: int) -
     low, high = pools(printed)
     while low < high:
         middle = (low + high) // 2
-        if _estimated(plan, length, middle) >= quoted:
+        if estimate(plan, length, middle) >= quoted:
             high = middle
         else:
             low = middle + 1
-    return _estimated(plan, length, low) == quoted
+    return estimate(plan, length, low) == quoted
 
 
-def _estimated(plan: VllmPlanner, length: int, pool: int) -> int:
+def estimate(plan: VllmPlanner, length: int, pool: int) -> int:
     report: Any = plan.report(Load(length), pool)
     return int(report["refusal"]["estimated_max_model_len"])
 

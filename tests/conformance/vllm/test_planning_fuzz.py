@@ -71,7 +71,7 @@ class Drawn:
         )
         return spec, self._attention("full", heads, key, value, block)
 
-    def _attention(self, kind: Any, heads: int, key: int, value: int, block: int, span: int = 0) -> Spec:
+    def _attention(self, kind: Any, heads: int, key: int, value: int, block: int, span: int = 0) -> Spec:  # noqa: PLR0917
         size = heads * (key + value) * 2 * block
         return Spec(
             kind=kind,
@@ -116,31 +116,21 @@ class Drawn:
         )
         return spec, self._latent("mla", block, width, states)
 
-    def _latent(self, kind: Any, block: int, width: int, states: int = 1, span: int = 0, item: int = 1) -> Spec:
+    def _latent(self, kind: Any, block: int, width: int, states: int = 1, span: int = 0, item: int = 1) -> Spec:  # noqa: PLR0917
         content = block // states * width * item
         page = -(-content // 576) * 576 if self.outer else content
         return Spec(
-            kind=kind,
-            block_tokens=block,
-            page_bytes=page,
-            content_bytes=content,
-            body=(width, item),
-            tokens_per_state=states,
-            span=span,
-        )
+            kind=kind, block_tokens=block, page_bytes=page, content_bytes=content, body=(width, item),
+            tokens_per_state=states, span=span,
+        )  # fmt: skip
 
     def _sliding_mla(self) -> tuple[Any, Spec]:
         width, block = self.draw.choice([512, 1024]), self.draw.choice([4, 8, 64])
         window, item = self.draw.choice([8, 128]), self.draw.choice([1, 4])
         spec = real.SlidingWindowMLASpec(
-            block_size=block,
-            num_kv_heads=1,
-            head_size=width,
-            dtype={1: torch.uint8, 4: torch.float32}[item],
-            sliding_window=window,
-            alignment=576,
-            cache_dtype_str=f"{block}x{width}x{item}",
-        )
+            block_size=block, num_kv_heads=1, head_size=width, dtype={1: torch.uint8, 4: torch.float32}[item],
+            sliding_window=window, alignment=576, cache_dtype_str=f"{block}x{width}x{item}",
+        )  # fmt: skip
         return spec, self._latent("sliding_mla", block, width, 1, window, item)
 
     def _mamba(self) -> tuple[Any, Spec]:
@@ -149,34 +139,23 @@ class Drawn:
         block = 64
         padded = self.draw.choice([None, size + 4096])
         spec = real.MambaSpec(
-            block_size=block,
-            shapes=((size,),),
-            dtypes=(torch.uint8,),
-            page_size_padded=padded,
-            mamba_cache_mode="align" if self.align else "none",
-            num_speculative_blocks=extra,
+            block_size=block, shapes=((size,),), dtypes=(torch.uint8,), page_size_padded=padded,
+            mamba_cache_mode="align" if self.align else "none", num_speculative_blocks=extra,
             num_prefill_checkpoint_blocks=checkpoint,
-        )
+        )  # fmt: skip
         ours = Spec(
-            kind="mamba",
-            block_tokens=block,
-            page_bytes=padded or size,
-            content_bytes=size,
-            body=(size,),
-            dcp_sharded=False,
-            state_blocks=(2 + extra + checkpoint, 1 + extra),
-        )
+            kind="mamba", block_tokens=block, page_bytes=padded or size, content_bytes=size, body=(size,),
+            dcp_sharded=False, state_blocks=(2 + extra + checkpoint, 1 + extra),
+        )  # fmt: skip
         return spec, ours
 
     def config(self, length: int) -> Any:
         layout = real.KVCacheLayout["BLHNC" if self.outer else "LBNHC"]
         cache = SimpleNamespace(
-            get_resolved_kv_cache_layout=lambda: layout,
-            num_gpu_blocks_override=None,
-            prefix_cache_retention_interval=None,
+            get_resolved_kv_cache_layout=lambda: layout, num_gpu_blocks_override=None,
+            prefix_cache_retention_interval=None, skip_page_size_padded=None,
             mamba_cache_mode="align" if self.align else "none",
-            skip_page_size_padded=None,
-        )
+        )  # fmt: skip
         return SimpleNamespace(
             model_config=SimpleNamespace(
                 max_model_len=length, original_max_model_len=length, supports_kv_cache_grouping=False
@@ -187,14 +166,10 @@ class Drawn:
             scheduler_config=SimpleNamespace(
                 disable_hybrid_kv_cache_manager=not self.hybrid, max_num_encoder_input_tokens=self.limits.encoder_tokens
             ),
-            cache_config=cache,
-            max_in_flight_tokens=self.limits.in_flight_tokens,
-            attention_config=SimpleNamespace(hisparse_config=None),
-            num_prefill_lookahead_tokens=0,
-            speculative_config=None,
-            device_config=SimpleNamespace(device_type="cuda"),
-            num_speculative_tokens=0,
-        )
+            cache_config=cache, max_in_flight_tokens=self.limits.in_flight_tokens,
+            attention_config=SimpleNamespace(hisparse_config=None), num_prefill_lookahead_tokens=0,
+            speculative_config=None, device_config=SimpleNamespace(device_type="cuda"), num_speculative_tokens=0,
+        )  # fmt: skip
 
 
 def ours_of(drawn: Drawn, length: int, memory: int) -> tuple[Any, ...]:
@@ -241,10 +216,10 @@ def theirs_of(drawn: Drawn, length: int, memory: int) -> tuple[Any, ...]:
         configs = planning.get_kv_cache_configs(config, specs, [memory] * len(specs), groups)
     except ValueError as error:
         text = str(error)
-        if "KV cache is needed" not in text.replace("KV cache is", "KV cache is"):
+        if "KV cache is needed" not in text:
             raise
-        needed = float(text.split("(")[2].split(" GiB", maxsplit=1)[0])
-        estimate = int(text.split("model length is ")[1].split(".", maxsplit=1)[0]) if "model length is" in text else 0
+        needed = float(text.split("(", 3)[2].split(" GiB", 1)[0])
+        estimate = int(text.split("model length is ", 1)[1].split(".", 1)[0]) if "model length is" in text else 0
         return ("refused", shape, needed, estimate)
     tokens, concurrency = kv_cache_utils.get_kv_cache_capacity(config, configs[0])
     sizes = [config.kv_cache_tensors[0].size // config.num_blocks for config in configs]
