@@ -62,9 +62,8 @@ def notes(plan: CachePlan, *, rank: int | None = None) -> list[str]:
     """What of the plan was allocated once for several ranks, or not at all."""
     equal = [group for group in plan.ranks if len(group.ranks) > 1] if rank is None else []
     said = [f"{len(group.ranks)} ranks hold equal tensors: allocated once ({gib(group.bytes)})" for group in equal]
-    host = getattr(plan, "host", None)
-    if host is not None and host.bytes:
-        said.append(f"{gib(host.bytes)} that the engine keeps in the host's memory are not measured")
+    if plan.host is not None and plan.host.bytes:
+        said.append(f"{gib(plan.host.bytes)} that the engine keeps in the host's memory are not measured")
     return said
 
 
