@@ -175,7 +175,8 @@ LLAMACPP = Reader(
             s=("n_seq_max", "count"),
         ),
         rule(
-            rf"llama_memory_recurrent: size = +(?P<p>{_SIZE}) MiB \( *(?P<c>[0-9]{{1,18}}) cells, +(?P<l>[0-9]{{1,18}}) layers",
+            rf"llama_memory_recurrent: size = +(?P<p>{_SIZE}) MiB "
+            r"\( *(?P<c>[0-9]{1,18}) cells, +(?P<l>[0-9]{1,18}) layers",
             size_unit="mib",
             p=("state_bytes", "bytes"),
             c=("state_cells", "count"),
@@ -209,7 +210,9 @@ LLAMACPP = Reader(
         rule(r"--ctx-size (?P<n>[0-9]{1,18})", n=("n_ctx", "tokens")),
         rule(r"--parallel (?P<n>[0-9]{1,18})", n=("n_seq_max", "count")),
         rule(rf"compute buffer size = +(?P<p>{_SIZE}) MiB", size_unit="mib", p=("compute_bytes", "bytes")),
-        rule(r"failed to allocate (?:\w+ )?buffer of size (?P<p>[0-9]{1,18})", size_unit="b", p=("needed_bytes", "bytes")),
+        rule(
+            r"failed to allocate (?:\w+ )?buffer of size (?P<p>[0-9]{1,18})", size_unit="b", p=("needed_bytes", "bytes")
+        ),
         rule(rf"allocating (?P<p>{_SIZE}) MiB on device", size_unit="mib", p=("needed_bytes", "bytes")),
     ),
     refusals=(
