@@ -16,7 +16,7 @@ def run(given: Given) -> int:
     answer["assumptions"] = [*notes, *answer["assumptions"]]
     code = EXIT_OK
     if given.values["measure"]:
-        code = given.measure(answer, answer["results"], targets, ask)
+        code = given.measure(answer, answer["results"], targets, ask, gpu)
     given.emit(answer)
     return code
 

@@ -11,10 +11,11 @@ def run(given: Given) -> int:
     ask, registry = given.ask(), given.registry()
     required = Required(given.whole("require_sessions", most=MAX_SESSIONS), given.tokens("require_context"))
     target = given.target(registry)
-    answer = fit(target, ask, given.gpu(ask, registry), required)
+    gpu = given.gpu(ask, registry)
+    answer = fit(target, ask, gpu, required)
     met = all(item["met"] for item in answer["requirements"])
     code = EXIT_OK if answer["fits"] and met else EXIT_DOES_NOT_FIT
     if given.values["measure"]:
-        code = given.measure(answer, [answer], [target], ask) or code
+        code = given.measure(answer, [answer], [target], ask, gpu) or code
     given.emit(answer)
     return code

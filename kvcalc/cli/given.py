@@ -129,9 +129,16 @@ class Given(NamedTuple):
         return registry.gpu(DEFAULT_GPU), [f"GPU {DEFAULT_GPU}: none was asked for (--gpu)"]
 
     def measure(
-        self, answer: dict[str, Any], records: Sequence[dict[str, Any]], targets: Sequence[Target], ask: Ask
+        self,
+        answer: dict[str, Any],
+        records: Sequence[dict[str, Any]],
+        targets: Sequence[Target],
+        ask: Ask,
+        gpu: Gpu | None = None,
     ) -> int:
         """Allocate what each record of the answer predicts and put the measurement there: the exit code.
+
+        gpu: the one the records were made for.
 
         Raises: CannotMeasure.
         """
@@ -141,7 +148,7 @@ class Given(NamedTuple):
         device = open_device(self.values["device"])
         for record, target in zip(records, targets, strict=True):
             name = f"{target.model.name}: " if record is not answer else ""
-            said = attach(record, target, ask, device)
+            said = attach(record, target, ask, device, gpu=gpu)
             answer["assumptions"] = [*answer["assumptions"], *(f"{name}{note}" for note in said)]
         return EXIT_OK if all(record["measured"]["equal"] for record in records) else EXIT_DOES_NOT_FIT
 
