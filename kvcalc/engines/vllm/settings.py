@@ -52,6 +52,7 @@ OPTIONS: tuple[Option, ...] = (
         choices=("mtp", "ngram"),
         default="mtp",
     ),
+    Option(name="flashinfer", parse="switch", help="FlashInfer's kernels are there, as the wheel asks", default=True),
     Option(name="gpu_memory_utilization", parse="fraction", help="--gpu-memory-utilization, of the GPU's total"),
     Option(name="num_gpu_blocks_override", parse="count", help="--num-gpu-blocks-override: blocks instead of a pool"),
 )
@@ -88,6 +89,7 @@ class Settings:
     draft_layers: bool
     skip_layers: frozenset[str]
     has_states: bool
+    flashinfer: bool
     assumptions: tuple[str, ...]
 
     @property
@@ -156,6 +158,7 @@ def read_settings(model: Model, setup: Setup, *, has_states: bool, has_attention
         draft_layers=drafts > 0 and options["speculative_method"] == "mtp",
         skip_layers=_skip_layers(model, options, kv_dtype, hybrid=has_states and has_attention),
         has_states=has_states,
+        flashinfer=bool(options["flashinfer"]),
         assumptions=tuple(notes),
     )
 
