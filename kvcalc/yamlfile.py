@@ -129,18 +129,18 @@ def _parse_json(text: str, file: str) -> Any:
         ) from None
     except RecursionError:
         raise deep from None
-    level, depth = [document], 0
-    while level := [child for item in level for child in _children(item)]:
+    level, depth = _collections([document]), 0
+    while level:
         depth += 1
         if depth > MAX_DEPTH:
             raise deep
+        inside = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
+        level = _collections(inside)
     return document
 
 
-def _children(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return list(value.values())
-    return value if isinstance(value, list) else []
+def _collections(values: list[Any]) -> list[Any]:
+    return [value for value in values if isinstance(value, dict | list)]
 
 
 def _check_events(text: str, file: str) -> None:

@@ -126,6 +126,10 @@ def _rwkv(draw: Draw, tag: str) -> Doc:
     return doc
 
 
+def _mlstm(draw: Draw, tag: str) -> Doc:
+    return {"kind": tag, "heads": draw(SMALL), "key_dim": draw(DIM), "value_dim": draw(DIM)}
+
+
 def _short_conv(draw: Draw, tag: str) -> Doc:
     return {"kind": tag, "dim": draw(DIM), "conv_kernel": draw(st.integers(2, 5))}
 
@@ -138,7 +142,13 @@ def _cross(draw: Draw, tag: str) -> Doc:
     return doc
 
 
-def _bare(draw: Draw, tag: str) -> Doc:  # noqa: ARG001  one signature for all builders
+def _shared(draw: Draw, tag: str) -> Doc:
+    doc: Doc = {"kind": tag}
+    _indexer(draw, doc)
+    return doc
+
+
+def _bare(draw: Draw, tag: str) -> Doc:  # one signature for all builders
     return {"kind": tag}
 
 
@@ -154,11 +164,12 @@ BUILDERS: dict[str, Callable[[Draw, str], Doc]] = {
     "gated_deltanet": _gated_deltanet,
     "kda": _kda,
     "lightning": _lightning,
+    "mlstm": _mlstm,
     "rglru": _rglru,
     "rwkv": _rwkv,
     "short_conv": _short_conv,
     "cross": _cross,
-    "shared": _bare,
+    "shared": _shared,
     "none": _bare,
 }
 
@@ -203,8 +214,8 @@ def rich_documents(draw: Draw) -> Doc:
     _maybe(draw, doc, "notes", st.lists(word, min_size=1, max_size=2))
     check = {"context": number, "bytes": number, "published": word, "sessions": SMALL, "dtype": st.just("float32")}
     _maybe(draw, doc, "checks", st.lists(st.fixed_dictionaries(check), min_size=1, max_size=2))
-    for key in ("parameters", "max_context", "hidden_size", "vocab_size"):
-        _maybe(draw, doc, key, number)
+    for key, most in (("parameters", 2**40), ("max_context", 2**40), ("hidden_size", 2**20), ("vocab_size", 2**20)):
+        _maybe(draw, doc, key, st.integers(1, most))
     for key in ("cache_dtype", "state_dtype", "index_dtype"):
         _maybe(draw, doc, key, st.sampled_from(list(DTYPES)))
     if "kind" not in doc["attention"]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from kvcalc.cli.given import Given
+from kvcalc.errors import EXIT_OK
 
 
 def run(given: Given) -> int:
@@ -8,7 +9,11 @@ def run(given: Given) -> int:
 
     ask, registry = given.ask(), given.registry()
     gpu, notes = given.gpu_or_default(ask, registry)
-    answer = compare(given.targets(registry), ask, gpu)
+    targets = given.targets(registry)
+    answer = compare(targets, ask, gpu)
     answer["assumptions"] = [*notes, *answer["assumptions"]]
+    code = EXIT_OK
+    if given.values["measure"]:
+        code = given.measure(answer, answer["results"], targets, ask)
     given.emit(answer)
-    return 0
+    return code

@@ -8,6 +8,10 @@ def run(given: Given) -> int:
     from kvcalc.answers.fit import fit
 
     ask, registry = given.ask(), given.registry()
-    answer = fit(given.target(registry), ask, given.gpu(ask, registry))
+    target = given.target(registry)
+    answer = fit(target, ask, given.gpu(ask, registry))
+    code = EXIT_OK if answer["fits"] else EXIT_DOES_NOT_FIT
+    if given.values["measure"]:
+        code = given.measure(answer, [answer], [target], ask) or code
     given.emit(answer)
-    return EXIT_OK if answer["fits"] else EXIT_DOES_NOT_FIT
+    return code

@@ -63,6 +63,11 @@ _POOL = (
     Opt("pool", ("--pool",), "SIZE", "KV memory per GPU, like 24GiB: skips the ledger."),
     Opt("overhead", ("--overhead",), "SIZE", "Replaces the overhead estimate."),
 )
+_DEVICE = (Opt("device", ("--device",), "NAME", "Where to allocate: cuda, cuda:1 or cpu (default: the CUDA device)."),)
+_MEASURE = (
+    Opt("measure", ("--measure",), "", "Allocate it for real and compare to the byte.", switch=True),
+    *_DEVICE,
+)
 _SHAPES = (
     Opt("latent_dim", ("--latent-dim",), "N", "MLA latent width (default 512)."),
     Opt("rope_dim", ("--rope-dim",), "N", "MLA rotary key width (default 64)."),
@@ -79,14 +84,14 @@ COMMANDS: dict[str, Spec] = {
         "Models side by side on one GPU type: bytes per token, cache per session, ratio to their own MHA form, max "
         "context, sessions.\n\nExample: kvcalc compare llama3 deepseek-v2 -c 128k --gpu h200",
         Argument("targets", "TARGET...", many=True),
-        (*_CACHE, *_POOL, *_MODELS, *_OUTPUT),
+        (*_CACHE, *_POOL, *_MODELS, *_MEASURE, *_OUTPUT),
     ),
     "size": Spec(
         "Bytes of a context x sessions, component by component.",
         "Bytes of a context x sessions, component by component.\n\n"
         "Example: kvcalc size gemma3-27b -c 128k -n 4 --kv-dtype fp8",
         _ONE,
-        (*_CACHE, *_MODELS, *_OUTPUT),
+        (*_CACHE, *_MODELS, *_MEASURE, *_OUTPUT),
     ),
     "explain": Spec(
         "The formula with this model's integers in it.",
@@ -107,7 +112,30 @@ COMMANDS: dict[str, Spec] = {
         "The GPU's memory line by line, the longest context and the most sessions; exit 1 when the load does not fit."
         "\n\nExample: kvcalc fit llama3-70b --gpu h100-80gb --tp 4 -c 32k -n 8",
         _ONE,
-        (*_CACHE, *_POOL, *_MODELS, *_OUTPUT),
+        (*_CACHE, *_POOL, *_MODELS, *_MEASURE, *_OUTPUT),
+    ),
+    "measure": Spec(
+        "Allocate the cache on a device and compare to the byte.",
+        "Allocates exactly the tensors of the plan with torch, reads the allocator, frees everything, and compares "
+        "tensor by tensor. Exit 0 when equal, 1 when not, 4 when it cannot measure here. Under torchrun every rank "
+        "measures its own plan.\n\nExample: kvcalc measure llama3 -c 1k --device cpu",
+        Argument("target", "TARGET|FILE"),
+        (
+            *_CACHE,
+            *_DEVICE,
+            Opt(
+                "full", ("--until-full",), "", "Find the largest context and session count by allocating.", switch=True
+            ),
+            Opt("limit", ("--limit",), "SIZE", "Memory that --until-full may take, like 2GiB (default: what is free)."),
+            Opt("cache", ("--cache",), "NAME", "plan, or transformers: fill that library's own cache classes."),
+            Opt("save", ("--save",), "FILE", "Keep the answer as JSON."),
+            Opt(
+                "check", ("--check",), "", "TARGET is a saved answer: compare today's prediction with it.", switch=True
+            ),
+            Opt("timeout", ("--timeout",), "SECONDS", "How long rank 0 waits for the other ranks (default 300)."),
+            *_MODELS,
+            *_OUTPUT,
+        ),
     ),
     "models": Spec(
         "The shipped models.",

@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from kvcalc.render.sheet import Cell, Column, Page, Sheet, bar, number
+from kvcalc.render.views_measure import compare_cells, compare_columns, device_line, measured_sheets
+from kvcalc.render.views_measure import verdict as verdict_of
 from kvcalc.units import gb, gib, tokens_short
 
 Answer = Mapping[str, Any]
@@ -57,7 +59,7 @@ def compare_page(answer: Answer) -> Page:
     records = answer["results"]
     most = max(record["per_session_bytes"] for record in records)
     inputs = answer["inputs"]
-    columns = (
+    columns: tuple[Column, ...] = (
         Column(title="model", key="model", style="name"),
         Column(title="attention", key="kinds", style="dim", drop=3),
         Column(title="B/token", key="marginal_bytes_per_token", right=True),
@@ -73,12 +75,18 @@ def compare_page(answer: Answer) -> Page:
         Column(title="sessions", key="max_sessions", right=True),
     )
     rows = tuple(_compare_row(record, most) for record in records)
+    measured = all("measured" in record for record in records)
+    if measured:
+        columns = (*columns, *compare_columns())
+        rows = tuple((*row, *compare_cells(record)) for row, record in zip(rows, records, strict=True))
     gpu = records[0]["gpu"]
     lead = [_load({**inputs, "tp": 1})]
     if gpu is not None:
         lead.append(f"GPU {gpu['name']} ({gib(gpu['total_bytes'])}, {gpu['total_is']}); {_engine(answer)}")
     else:
         lead.append(f"pool {gib(records[0]['pool_bytes'])} per GPU; {_engine(answer)}")
+    if measured:
+        lead.append(device_line(records[0]["measured"]))
     notes = [f"{record['model']['name']}: does not fit: {_why_not(record)}" for record in records if not record["fits"]]
     return _page(answer, Sheet(lead=tuple(lead), columns=columns, rows=rows, notes=tuple(notes)))
 
@@ -166,7 +174,21 @@ def _session_notes(answer: Answer) -> tuple[str, ...]:
 
 
 def size_page(answer: Answer) -> Page:
-    return _page(answer, _components(answer), *_report_sheet(answer))
+    shown = (_components(answer), *_measured(answer), *_report_sheet(answer))
+    if "measured" not in answer:
+        return _page(answer, *shown)
+    return _page(answer, *shown, verdict=verdict_of(answer["measured"]), good=answer["measured"]["equal"])
+
+
+def _measured(answer: Answer) -> tuple[Sheet, ...]:
+    return measured_sheets(answer["measured"]) if "measured" in answer else ()
+
+
+def measure_page(answer: Answer) -> Page:
+    title = f"{answer['model']['name']}, {answer['cache']}" if answer["cache"] != "plan" else answer["model"]["name"]
+    first, *others = measured_sheets(answer)
+    first = replace(first, title=title, lead=(_load(answer["inputs"]), _engine(answer), *first.lead))
+    return _page(answer, first, *others, verdict=verdict_of(answer), good=answer["equal"])
 
 
 def _report_sheet(answer: Answer) -> tuple[Sheet, ...]:
@@ -182,7 +204,7 @@ def _report_sheet(answer: Answer) -> tuple[Sheet, ...]:
         sheets.append(Sheet(title=f"{answer['engine']['name']} says", columns=columns, rows=rows))
     for key, value in report.items():
         if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-            names = list(value[0])
+            names = [name for name, first in value[0].items() if not isinstance(first, list | dict)]
             titles = tuple(Column(title=name, key=name, right=type(value[0][name]) is int) for name in names)
             listed = tuple(
                 tuple(
@@ -237,7 +259,10 @@ def fit_page(answer: Answer) -> Page:
     verdict = f"FITS: {spare} to spare per GPU" if answer["fits"] else f"DOES NOT FIT: {_why_not(answer)}"
     if layout["tp"] > 1 and not gpu:
         held = Sheet(columns=held.columns, rows=held.rows, notes=(*held.notes, f"pool per GPU, tp {layout['tp']}"))
-    return _page(answer, ledger, held, *_report_sheet(answer), verdict=verdict, good=answer["fits"])
+    good = answer["fits"]
+    if "measured" in answer:
+        verdict, good = f"{verdict}\n{verdict_of(answer['measured'])}", good and answer["measured"]["equal"]
+    return _page(answer, ledger, held, *_measured(answer), *_report_sheet(answer), verdict=verdict, good=good)
 
 
 def explain_page(answer: Answer) -> Page:
@@ -443,6 +468,7 @@ VIEWS: dict[str, Callable[[Answer], Page]] = {
     "fit": fit_page,
     "explain": explain_page,
     "variants": variants_page,
+    "measure": measure_page,
     "models": models_page,
     "gpus": gpus_page,
     "engines": engines_page,

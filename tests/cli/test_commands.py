@@ -22,6 +22,7 @@ CALLS: dict[str, list[str]] = {
     "explain": ["qwen3-next-80b", "-c", "128k", "--tp", "2"],
     "variants": ["llama3", "-c", "32k", *POOL],
     "fit": ["llama3-70b", "--gpu", "h100-80gb:8", "-c", "32k", "-n", "4"],
+    "measure": ["docs/measurements/cpu/llama-3-8b-c8k-n1-bf16-tp1.json", "--check"],
     "models": ["qwen3"],
     "gpus": ["h100"],
     "engines": ["ideal"],

@@ -155,6 +155,14 @@ def test_registry_gives_what_the_file_says(name: str) -> None:
         assert registry.model(word) == MODELS[name]
 
 
+def test_rounded_sizes_say_so() -> None:
+    """Checkpoint bytes read from a figure with decimals are marked so: the ledger calls them estimates."""
+    for name, model in MODELS.items():
+        weights = model.weights
+        if weights is not None and weights.bytes is not None and "decimals" in (weights.source or ""):
+            assert weights.rounded, name
+
+
 @pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.weights and model.weights.bytes])
 def test_checkpoint_bytes_are_plausible(name: str) -> None:
     """Stated checkpoint bytes lie between 3 bits and 4.5 bytes a parameter: a unit mistake would not."""

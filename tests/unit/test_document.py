@@ -1,0 +1,139 @@
+"""Between documents and models: blocks, patterns, what may not be said together, and the way back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kvcalc.document import MAX_BLOCKS, document_from_model, model_from_document, plain, write_pattern
+from kvcalc.errors import ModelFileError
+from kvcalc.kinds.heads import HeadAttention
+from kvcalc.kinds.other import NoCache
+
+MQA = {"kind": "mqa", "heads": 2, "head_dim": 4}
+MLA = {"kind": "mla", "heads": 2, "latent_dim": 8, "rope_dim": 2}
+
+
+CHECK = {"context": 1, "bytes": 1, "published": "a paper"}
+
+
+def both(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Two blocks, both used."""
+    return {"attention": {"a": first, "b": second}, "pattern": ["a", "b"]}
+
+
+def doc(**fields: Any) -> dict[str, Any]:
+    return {"name": "m", "layers": 6, "dtype": "bf16", "attention": {"a": MQA, "b": MLA}, **fields}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "layers"),
+    [
+        (["a", "b"], "ababab"),
+        (["a*3", "b"], "aaabaa"),
+        (["a * 2", "b"], "aabaab"),
+        (["a", "b*5"], "abbbbb"),
+        (["a", "b", "none"], "ab.ab."),
+        (["none*2", "a", "b"], "..ab.."),
+    ],
+)
+def test_patterns(pattern: list[str], layers: str) -> None:
+    """A pattern repeats to the number of layers and is cut there; `none` needs no block."""
+    model = model_from_document(doc(pattern=pattern))
+    assert [names[0] for names in model.layers] == [{".": "none"}.get(letter, letter) for letter in layers]
+    assert isinstance(model.blocks.get("none", NoCache()), NoCache)
+
+
+def test_two_caches_in_one_layer() -> None:
+    """A list names the caches of one layer."""
+    model = model_from_document(doc(pattern=[["a", "b"]]))
+    assert model.layers == (("a", "b"),) * 6
+    assert model.kinds_summary() == {"mqa": 6, "mla": 6}
+
+
+def test_one_unnamed_block_is_every_layer() -> None:
+    """Without names there is no pattern."""
+    model = model_from_document(doc(attention=MQA))
+    assert model.layers == (("attention",),) * 6
+    assert model.blocks == {"attention": HeadAttention(kind="mqa", heads=2, head_dim=4)}
+
+
+def test_one_named_block_needs_no_pattern() -> None:
+    """A single named block is every layer too."""
+    assert model_from_document(doc(attention={"a": MQA})).layers == (("a",),) * 6
+
+
+def test_speculative_layers_use_a_block() -> None:
+    """A block that only mtp names is used."""
+    model = model_from_document(doc(pattern=["a"], mtp={"layers": 1, "block": "b"}))
+    assert model.mtp is not None
+    assert model.mtp.block == "b"
+
+
+def test_dtypes_become_canonical() -> None:
+    """Types are kept under one name, whatever the file called them."""
+    model = model_from_document(doc(attention=MQA, cache_dtype="fp8", state_dtype="F32", index_dtype="torch.float16"))
+    assert (model.dtype, model.cache_dtype, model.state_dtype, model.index_dtype) == (
+        "bfloat16",
+        "fp8_e4m3",
+        "float32",
+        "float16",
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "says"),
+    [
+        ({}, "pattern", "2 blocks and no pattern"),
+        ({"pattern": ["a"]}, "attention.b", "block 'b' is in no layer"),
+        ({"pattern": ["a", "c"]}, "pattern.1", "pattern names 'c'"),
+        ({"pattern": []}, "pattern", "pattern is empty"),
+        ({"pattern": ["a*7", "b"]}, "pattern.0", "more layers than layers: 6"),
+        ({"pattern": ["a", "b", ["a", "c"]]}, "pattern.2", "pattern names 'c'"),
+        ({"pattern": ["a", "b"], "mtp": {"layers": 1, "block": "c"}}, "mtp.block", "mtp names 'c'"),
+        ({"attention": {}}, "attention", "attention is empty"),
+        ({"attention": MQA, "pattern": ["attention"]}, "pattern", "one unnamed block"),
+        ({"attention": {f"b{i}": MQA for i in range(MAX_BLOCKS + 1)}}, "attention", "more than 1000 blocks"),
+        (both(MQA, {"kind": "shared", "of": "b"}), "attention.b.of", "none of its own"),
+        (both({"kind": "shared"}, {"kind": "shared", "of": "a"}), "attention.b.of", "none of its own"),
+        ({"attention": MQA, "weights": {"dtype": "fp7"}}, "weights.dtype", "unknown dtype"),
+        ({"attention": MQA, "checks": [CHECK | {"engine": "v"}]}, "checks.0.engine", "unknown engine 'v'"),
+    ],
+)  # fmt: skip
+def test_contradictions(*, fields: dict[str, Any], field: str, says: str) -> None:
+    """What cannot be meant is refused, with the path of the field at fault."""
+    with pytest.raises(ModelFileError, match=says) as caught:
+        model_from_document(doc(**fields))
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("layers", "pattern"),
+    [
+        ("a", ["a"]),
+        ("aaaa", ["a"]),
+        ("abab", ["a", "b"]),
+        ("ababa", ["a", "b"]),
+        ("aaab", ["a*3", "b"]),
+        ("aabaa", ["a*2", "b"]),
+        ("abba", ["a", "b*2"]),
+    ],
+)
+def test_write_pattern(layers: str, pattern: list[str]) -> None:
+    """The shortest round whose repetition, cut at the end, is the layers; runs are counted."""
+    assert write_pattern([(letter,) for letter in layers]) == pattern
+
+
+def test_absent_fields_stay_absent() -> None:
+    """A document written from a model holds nothing that was not said."""
+    small = doc(attention=MQA)
+    assert document_from_model(model_from_document(small)) == {**small, "dtype": "bfloat16"}
+
+
+def test_plain() -> None:
+    """A dataclass as a dict: defaults left out, the kind always kept, nested ones included."""
+    kind = HeadAttention(kind="mha", heads=2, head_dim=4, window=8)
+    assert plain(kind) == {"kind": "mha", "heads": 2, "head_dim": 4, "window": 8}
+    assert plain(NoCache()) == {"kind": "none"}
+    assert plain(3) == 3
