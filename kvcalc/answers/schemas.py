@@ -74,6 +74,26 @@ class MeasureAnswer(_Header, MeasureRecord):
     cache: str
 
 
+class LoggedEngine(TypedDict):
+    name: str
+    version: str | None
+
+
+class ExplainLogAnswer(_Header):
+    """`kvcalc explain-log`: facts with their meaning, what follows, the comparison with a model, what to change."""
+
+    engine: LoggedEngine
+    status: str
+    refusals: list[dict[str, Any]]
+    facts: list[dict[str, Any]]
+    flags: dict[str, Any]
+    derived: list[dict[str, Any]]
+    comparison: list[dict[str, Any]]
+    advice: list[dict[str, Any]]
+    assumptions: list[str]
+    warnings: list[str]
+
+
 class ListAnswer(_Header):
     """`kvcalc models`, `gpus`, `engines`, `dtypes`, `validate`: one record per row."""
 
@@ -88,6 +108,7 @@ ANSWERS: dict[str, Any] = {
     "compare": CompareAnswer,
     "variants": VariantsAnswer,
     "measure": MeasureAnswer,
+    "explain-log": ExplainLogAnswer,
     **dict.fromkeys(("models", "gpus", "engines", "dtypes", "validate"), ListAnswer),
 }
 

@@ -137,6 +137,19 @@ COMMANDS: dict[str, Spec] = {
             *_OUTPUT,
         ),
     ),
+    "explain-log": Spec(
+        "What an engine's start-up log or refusal means, and what to change.",
+        "Reads what vLLM, SGLang, llama.cpp, Ollama or TensorRT-LLM printed at start-up (FILE, or - for standard "
+        "input): what each number means, whether it agrees with a model, what to change.\n\n"
+        "Example: kvcalc explain-log server.log --model llama3.1-8b",
+        Argument("file", "FILE|-"),
+        (
+            Opt("model", ("--model",), "TARGET", "The model that was served: recompute the log's numbers."),
+            Opt("gpu", ("--gpu",), "NAME", "The GPU it ran on, where the log does not say."),
+            *_MODELS,
+            *_OUTPUT,
+        ),
+    ),
     "models": Spec(
         "The shipped models.",
         "The shipped models, all or those with WORD in a name.\n\nExample: kvcalc models qwen3",

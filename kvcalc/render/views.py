@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from kvcalc.render.sheet import Cell, Column, Page, Sheet, bar, number
+from kvcalc.render.views_log import explain_log_page
 from kvcalc.render.views_measure import compare_cells, compare_columns, device_line, measured_sheets
 from kvcalc.render.views_measure import verdict as verdict_of
 from kvcalc.units import gb, gib, tokens_short
@@ -469,6 +470,7 @@ VIEWS: dict[str, Callable[[Answer], Page]] = {
     "explain": explain_page,
     "variants": variants_page,
     "measure": measure_page,
+    "explain-log": explain_log_page,
     "models": models_page,
     "gpus": gpus_page,
     "engines": engines_page,
