@@ -8,7 +8,7 @@ from typing import Any
 from kvcalc.core.model import Model
 from kvcalc.core.plan import CachePlan, Load, Tensor
 from kvcalc.dtypes import get_dtype
-from kvcalc.engines import engine_names, get_engine
+from kvcalc.engines import get_engine
 from kvcalc.engines.base import CacheDtypes, Setup
 from kvcalc.errors import UsageError
 from kvcalc.explain_log.compare import Computed, record
@@ -25,8 +25,8 @@ def recompute_llamacpp(found: Found, model: Model, notes: list[str]) -> list[dic
     Raises: KvcalcError where the rules do not take the model.
     """
     cells = _context(found)
-    if cells is None or _ENGINE not in engine_names():
-        notes.append("no context in the log" if cells is None else "this kvcalc has no rules of llama.cpp")
+    if cells is None:
+        notes.append("no context in the log")
         return []
     slots = found.number("n_seq_max") or 1
     key, value = (_type(found, name, notes) for name in ("type_k", "type_v"))

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from kvcalc.engines import engine_names
 from kvcalc.errors import UsageError
 from kvcalc.explain_log import explain
 from kvcalc.registry import load_registry
@@ -52,9 +51,8 @@ def test_a_quoted_log(entry: dict[str, Any]) -> None:
     assert {name: values if len(values) > 1 else values[0] for name, values in facts.items()} == expect["facts"]
     assert {row["name"]: round(row["value"], 4) for row in answer["derived"]} == expect.get("derived", {})
     assert [row["change"] for row in answer["advice"]] == expect.get("advice", [])
-    if expect["engine"] != "llama.cpp" or "llama.cpp" in engine_names():
-        rows = {row["name"]: row["why"] or row["verdict"] for row in answer["comparison"]}
-        assert rows == expect.get("comparison", {})
+    rows = {row["name"]: row["why"] or row["verdict"] for row in answer["comparison"]}
+    assert rows == expect.get("comparison", {})
 
 
 def test_a_line_has_its_number_its_text_and_its_meaning() -> None:
