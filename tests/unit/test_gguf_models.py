@@ -100,7 +100,9 @@ def test_patterns_come_from_the_loader_where_the_file_has_none(tmp_path: Path) -
 def test_llama_4_is_chunked_by_8192_unless_switched_off(tmp_path: Path) -> None:
     """The file's number is ignored, its 0 is not."""
     found = model(tmp_path, "llama4", {"attention.sliding_window": 512})
-    assert [getattr(found.blocks[names[0]], "chunk", None) for names in found.layers] == [8192] * 3 + [None] + [8192] * 2
+    assert [getattr(found.blocks[names[0]], "chunk", None) for names in found.layers] == [8192] * 3 + [None] + [
+        8192
+    ] * 2
     assert tags(model(tmp_path, "llama4", {"attention.sliding_window": 0})) == ["mha"] * 6
 
 
@@ -171,7 +173,9 @@ def test_indexers_and_who_shares_them(tmp_path: Path) -> None:
     assert owners("glm-dsa", {"context_length": 1048576, "block_count": 8}) == [
         True, True, True, False, False, False, True, False
     ]  # fmt: skip
-    assert owners("minimax-m3", {"leading_dense_block_count": 2, "attention.head_count_kv": 2}) == [None] * 2 + [True] * 4
+    assert (
+        owners("minimax-m3", {"leading_dense_block_count": 2, "attention.head_count_kv": 2}) == [None] * 2 + [True] * 4
+    )
 
 
 def test_mtp_layers_are_set_aside(tmp_path: Path) -> None:
@@ -191,7 +195,14 @@ def test_deepseek_v4_counts_mtp_layers_without_weights_as_ordinary(tmp_path: Pat
         "attention.sliding_window": 128, "attention.compress_ratios": [0, 4, 128, 4, 128, 0],
         "attention.indexer.key_length": 64,
     }  # fmt: skip
-    assert tags(model(tmp_path, "deepseek4", keys)) == ["mqa@128", "csa@128", "hca@128", "csa@128", "hca@128", "mqa@128"]
+    assert tags(model(tmp_path, "deepseek4", keys)) == [
+        "mqa@128",
+        "csa@128",
+        "hca@128",
+        "csa@128",
+        "hca@128",
+        "mqa@128",
+    ]
     weights = [TensorInfo("blk.5.nextn.eh_proj.weight", (64, 64), 0)]
     found = model(tmp_path, "deepseek4", keys, weights)
     assert len(found.layers) == 5

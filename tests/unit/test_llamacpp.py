@@ -152,7 +152,10 @@ def test_windows_follow_the_architecture() -> None:
 
 def test_states_are_float32_and_ignore_the_context() -> None:
     """Mamba: (kernel - 1) x inner and state x inner floats per slot, and per snapshot where the model keeps some."""
-    doc = {"architecture": "mamba", "attention": {"kind": "mamba1", "inner_dim": 256, "state_dim": 16, "conv_kernel": 4}}
+    doc = {
+        "architecture": "mamba",
+        "attention": {"kind": "mamba1", "inner_dim": 256, "state_dim": 16, "conv_kernel": 4},
+    }
     assert total(planner(doc=doc), 1) == total(planner(doc=doc), 8192) == 4 * 4 * (3 * 256 + 16 * 256)
     assert total(planner(doc=doc, n_rs_seq=3), 1) == total(planner(doc=doc), 1)  # mamba takes no snapshots
     lfm = {"architecture": "lfm2", "attention": {"kind": "short_conv", "dim": 256, "conv_kernel": 3}}
