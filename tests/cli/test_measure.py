@@ -82,7 +82,7 @@ def test_measure_beside_other_answers(command: str, model: str, capsys: pytest.C
 @pytest.mark.parametrize("gpu", ["h100-80gb", "rtx-4090"])
 def test_the_measured_plan_is_the_records(engine: str, gpu: str, capsys: pytest.CaptureFixture[str]) -> None:
     """What compare allocates is what its record says of each rank, whatever the GPU changes in the engine's plan."""
-    targets = ["qwen3-0.6b", "gemma-3-270m"]
+    targets = ["qwen3-0.6b", "gemma-3-1b"]
     found = answer(
         capsys, "compare", *targets, "-c", "300", "-e", engine, "--gpu", gpu, "--measure", "--device", "meta"
     )
