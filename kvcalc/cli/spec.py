@@ -70,6 +70,7 @@ _LAYOUTS = (
     Opt("gpus", ("--gpus",), "N", "GPUs to divide the model over (with --layouts)."),
     Opt("layouts", ("--layouts",), "LIST", "Layouts side by side: tp8,dp8ep8,tp2dp4 or all."),
 )
+_ENGINES = (Opt("engines", ("--engines",), "LIST", "One row per engine: vllm,sglang or all."),)
 _PLAN = (
     Opt("users", ("--users",), "N", "Sessions at once that must be held."),
     Opt("max_context", ("--max-context",), "TOKENS", "The longest single session that must fit."),
@@ -112,7 +113,7 @@ COMMANDS: dict[str, Spec] = {
         "context, sessions.\n\nExample: kvcalc compare llama3 deepseek-v2 -c 128k --gpu h200\n\n"
         "Layouts: kvcalc compare deepseek-v3 --gpu h200 --gpus 8 --layouts tp8,dp8ep8,tp2dp4",
         Argument("targets", "TARGET...", many=True),
-        (*_CACHE, *_LAYOUTS, *_POOL, *_MODELS, *_MEASURE, *_OUTPUT),
+        (*_CACHE, *_ENGINES, *_LAYOUTS, *_POOL, *_MODELS, *_MEASURE, *_OUTPUT),
     ),
     "size": Spec(
         "Bytes of a context x sessions, component by component.",
@@ -140,7 +141,7 @@ COMMANDS: dict[str, Spec] = {
         "The GPU's memory line by line, the longest context and the most sessions; exit 1 when the load does not fit."
         "\n\nExample: kvcalc fit llama3-70b --gpu h100-80gb --tp 4 -c 32k -n 8",
         _ONE,
-        (*_CACHE, *_POOL, *_LOG, *_GATE, *_MODELS, *_MEASURE, *_OUTPUT),
+        (*_CACHE, *_ENGINES, *_POOL, *_LOG, *_GATE, *_MODELS, *_MEASURE, *_OUTPUT),
     ),
     "measure": Spec(
         "Allocate the cache on a device and compare to the byte.",
