@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kvcalc.core.component import Role
     from kvcalc.core.gpu import Gpu
     from kvcalc.core.result import EngineInfo, ModelInfo
+    from kvcalc.planning.startlog import StartLog
 
 
 class Ask(NamedTuple):
@@ -36,11 +37,15 @@ class Ask(NamedTuple):
     pp: int = 1
     dp: int = 1
     dcp: int = 1
+    ep: bool = False
     gpu: str | None = None
     gpu_count: int | None = None
     weight_dtype: str | None = None
     pool_bytes: int | None = None
     overhead_bytes: int | None = None
+    gpu_total_bytes: int | None = None
+    from_log: str | None = None
+    log: StartLog | None = None
     encoder_tokens: int | None = None
 
 
@@ -131,7 +136,7 @@ def asked_roles(ask: Ask) -> frozenset[Role]:
 def prepare(target: Target, ask: Ask, *, tp: int | None = None, gpu: Gpu | None = None) -> Prepared:
     """Everything up to the first plan.
 
-    tp: overrides the asked degree (automatic layouts). gpu: its architecture decides some engines' block sizes.
+    tp: overrides the asked degree (automatic layouts). gpu: its architecture and memory decide some engines' defaults.
 
     Raises: UsageError, EngineRefusal.
     """
@@ -143,9 +148,10 @@ def prepare(target: Target, ask: Ask, *, tp: int | None = None, gpu: Gpu | None 
     load = Load(ask.context_tokens, ask.sessions, encoder_tokens(model, ask, assumptions))
     options = read_options(engine, ask.engine_options)
     card = None if gpu is None else gpu.architecture
+    seen = None if gpu is None else ask.gpu_total_bytes or gpu.runtime_bytes or gpu.total_bytes
     asked = asked_roles(ask)
-    setup = Setup(version=version, layout=layout, dtypes=dtypes, options=options, gpu=card, asked=asked)
-    alone = Setup(version=version, layout=Layout(), dtypes=dtypes, options=options, gpu=card, asked=asked)
+    setup = Setup(version=version, layout=layout, dtypes=dtypes, options=options, gpu=card, gpu_bytes=seen, asked=asked)
+    alone = setup._replace(layout=Layout())
     planner = engine.prepare(model, setup)
     single = planner if layout == Layout() else engine.prepare(model, alone)
     # Other engines state their own rule for the types of states.
@@ -181,11 +187,14 @@ def echo(ask: Ask, setup: Setup, load: Load) -> dict[str, Any]:
         "pp": layout.pp,
         "dp": layout.dp,
         "dcp": layout.dcp,
+        "ep": ask.ep,
         "engine_options": dict(setup.options),
         "gpu": ask.gpu,
         "weight_dtype": ask.weight_dtype,
         "pool_bytes": ask.pool_bytes,
         "overhead_bytes": ask.overhead_bytes,
+        "gpu_total_bytes": ask.gpu_total_bytes,
+        "from_log": ask.from_log,
     }
 
 

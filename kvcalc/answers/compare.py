@@ -20,7 +20,13 @@ def compare(targets: Sequence[Target], ask: Ask, gpu: Gpu | None) -> dict[str, A
 
     Raises: UsageError, EngineRefusal.
     """
-    results = [_one(target, ask, gpu) for target in targets]
+    return comparison(targets, ask, [_one(target, ask, gpu) for target in targets])
+
+
+def comparison(
+    targets: Sequence[Target], ask: Ask, results: Sequence[tuple[FitRecord, dict[str, Any]]]
+) -> dict[str, Any]:
+    """The answer of these records, each with the inputs it was made from."""
     inputs = {key: value for key, value in results[0][1].items() if key != "tp"}
     records = [record for record, _ in results]
     named = [(record["model"]["name"], record) for record in records]

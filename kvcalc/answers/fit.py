@@ -2,39 +2,89 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvcalc.answers.common import Ask, Prepared, header, prepare
 from kvcalc.answers.size import cache_record
 from kvcalc.core.capacity import max_context, max_sessions
 from kvcalc.core.exactness import weakest
 from kvcalc.core.gpu import Gpu
-from kvcalc.core.plan import Layout
+from kvcalc.core.plan import Layout, Load
 from kvcalc.dtypes import DTYPES
 from kvcalc.engines import LAYERWISE, get_engine
-from kvcalc.errors import UsageError
-from kvcalc.planning.ledger import Ledger, build_ledger
+from kvcalc.engines.base import read_options
+from kvcalc.errors import KvcalcError, UsageError
+from kvcalc.planning.ledger import Ledger, LedgerAsk, build_ledger, levers, pool_only
 from kvcalc.targets import Target
 
 if TYPE_CHECKING:
-    from kvcalc.core.result import FitRecord, GpuInfo
+    from kvcalc.core.result import Advice, FitRecord, GpuInfo, LayoutInfo, Requirement
 
 #: Where the automatic layout stops looking for one that holds the weights.
 MAX_AUTO_TP = 64
 
 
-def fit(target: Target, ask: Ask, gpu: Gpu | None) -> dict[str, Any]:
+def fit(target: Target, ask: Ask, gpu: Gpu | None, required: Required | None = None) -> dict[str, Any]:
     """The answer of `kvcalc fit`.
 
     gpu: None only together with `ask.pool_bytes`.
 
     Raises: UsageError, EngineRefusal.
     """
+    required = required or Required()
     tp, notes = tensor_parallel(target, ask, gpu)
     ready = prepare(target, ask, tp=tp, gpu=gpu)
     record = fit_record(ready, ask, gpu)
     record["assumptions"] = [*notes, *record["assumptions"]]
-    return {**header("fit", ready.inputs), **record}
+    return {
+        **header("fit", {**ready.inputs, **required._asdict()}),
+        **record,
+        "requirements": _requirements(ready, record, required),
+        "advice": _advice(target, ask, gpu, ready, record),
+    }
+
+
+class Required(NamedTuple):
+    """What the answer must hold (a gate for scripts); None: nothing asked."""
+
+    require_sessions: int | None = None
+    require_context: int | None = None
+
+
+def _requirements(ready: Prepared, record: FitRecord, required: Required) -> list[Requirement]:
+    """Each asked requirement with what is held, and what is missing where it is not."""
+    load, pool = ready.load, record["pool_bytes"]
+    limit = record["usable_context_tokens"]
+    asked = (
+        ("sessions", required.require_sessions, record["max_sessions"]),
+        ("tokens of context", required.require_context, limit),
+    )
+    found: list[Requirement] = []
+    for what, number, held in asked:
+        if number is not None:
+            wanted = load._replace(sessions=number) if what == "sessions" else load._replace(context_tokens=number)
+            need = ready.planner.plan(wanted).max_rank_bytes
+            met = held is None or held >= number
+            missing = 0 if met else max(need - max(pool, 0), 0)
+            found.append({"what": what, "required": number, "held": held, "met": met, "missing_bytes": missing})
+    return found
+
+
+def _advice(target: Target, ask: Ask, gpu: Gpu | None, ready: Prepared, record: FitRecord) -> list[Advice]:
+    """Changes that leave more for the cache (or need less), the largest first."""
+    found: list[Advice] = []
+    if gpu is not None and ask.pool_bytes is None:
+        changes = levers(ledger_ask(target, ask, gpu, ready.setup.layout))
+        found = [{"change": lever.change, "gain_bytes": lever.gain_bytes} for lever in changes]
+    if record["verdict"] != "FITS" and ask.kv_dtype is None and ready.setup.dtypes.key in ("bfloat16", "float16"):
+        need = max(rank["bytes"] for rank in record["ranks"])
+        with suppress(KvcalcError):
+            narrow = prepare(target, ask._replace(kv_dtype="fp8"), tp=ready.setup.layout.tp, gpu=gpu)
+            found.append(
+                {"change": "--kv-dtype fp8", "gain_bytes": need - narrow.planner.plan(ready.load).max_rank_bytes}
+            )
+    return sorted((item for item in found if item["gain_bytes"] > 0), key=lambda item: -item["gain_bytes"])
 
 
 def tensor_parallel(target: Target, ask: Ask, gpu: Gpu | None) -> tuple[int, list[str]]:
@@ -77,45 +127,106 @@ def _layerwise(ask: Ask) -> int:
     return ask.tp or 1
 
 
+def ledger_ask(target: Target, ask: Ask, gpu: Gpu, layout: Layout) -> LedgerAsk:
+    """What the ledger of this question depends on."""
+    engine, version = get_engine(ask.engine)
+    return LedgerAsk(
+        model=target.model,
+        gpu=gpu,
+        layout=layout,
+        engine=engine.name,
+        version=version,
+        options=read_options(engine, ask.engine_options),
+        load=Load(ask.context_tokens, ask.sessions),
+        weight_dtype=ask.weight_dtype,
+        expert_parallel=ask.ep,
+        overhead_bytes=ask.overhead_bytes,
+        total_bytes=ask.gpu_total_bytes,
+        log=ask.log,
+    )
+
+
 def _ledger(target: Target, ask: Ask, gpu: Gpu, tp: int) -> Ledger:
-    layout = Layout(tp=tp, pp=ask.pp, dp=ask.dp, dcp=ask.dcp)
-    return build_ledger(target.model, gpu, layout, weight_dtype=ask.weight_dtype, overhead=ask.overhead_bytes)
+    return build_ledger(ledger_ask(target, ask, gpu, Layout(tp=tp, pp=ask.pp, dp=ask.dp, dcp=ask.dcp)))
+
+
+def pool_of(target: Target, ask: Ask, gpu: Gpu | None, layout: Layout) -> Ledger:
+    """The ledger of one GPU: the given pool, a log's pool, or the lines of the GPU.
+
+    Raises: UsageError where nothing says how much memory there is.
+    """
+    if ask.pool_bytes is not None:
+        _check_pool_alone(ask)
+        return pool_only(ask.pool_bytes, "user", "--pool")
+    if gpu is not None:
+        return build_ledger(ledger_ask(target, ask, gpu, layout))
+    if ask.log is not None and ask.log.pool_bytes is not None:
+        return pool_only(ask.log.pool_bytes, "log", "the pool the engine printed")
+    raise UsageError("neither a GPU nor a pool is given", fix="add --gpu NAME or --pool BYTES", field="gpu")
 
 
 def fit_record(ready: Prepared, ask: Ask, gpu: Gpu | None) -> FitRecord:
     """The cache record and what of it fits in the pool of one GPU."""
     layout = ready.setup.layout
-    if ask.pool_bytes is not None:
-        _check_pool_alone(ask)
-        ledger = Ledger(({"item": "pool", "bytes": ask.pool_bytes, "source": "--pool", "exactness": "exact"},))
-    elif gpu is not None:
-        ledger = _ledger(ready.target, ask, gpu, layout.tp)
-    else:
-        raise UsageError("neither a GPU nor a pool is given", fix="add --gpu NAME or --pool BYTES", field="gpu")
-    pool = ledger.pool_bytes
-    load = ready.load
-    fits = pool > 0 and ready.planner.plan(load).max_rank_bytes <= pool
-    context = max_context(ready.planner, pool, sessions=load.sessions, encoder_tokens=load.encoder_tokens)
-    sessions = max_sessions(ready.planner, pool, context_tokens=load.context_tokens, encoder_tokens=load.encoder_tokens)
+    ledger = pool_of(ready.target, ask, gpu, layout)
+    pool, low, high = ledger.pool_bytes, ledger.low_pool_bytes, ledger.high_pool_bytes
+    load, planner = ready.load, ready.planner
+    need = planner.plan(load).max_rank_bytes
+    fits = 0 < pool >= need
+    context, sessions = _held(ready, pool)
+    low_context, low_sessions = (context, sessions) if low == pool else _held(ready, low)
     limit = ready.target.model.max_context
     base = cache_record(ready)
+    base["assumptions"] += ledger.assumptions
+    base["warnings"] += ledger.warnings
     labels = (base["exactness"], *(line["exactness"] for line in ledger.lines))
     return {
         **base,
         "exactness": weakest(*labels),
-        "engine_report": ready.planner.report(load, pool),
-        "gpu": None if gpu is None else _gpu_info(gpu, layout),
-        "layout": {"tp": layout.tp, "pp": layout.pp, "dp": layout.dp, "dcp": layout.dcp},
+        "engine_report": planner.report(load, pool),
+        "gpu": None if gpu is None else gpu_info(gpu, layout),
+        "layout": layout_info(layout, ep=ask.ep),
         "ledger": list(ledger.lines),
         "pool_bytes": pool,
+        "pool_low_bytes": low,
+        "pool_high_bytes": high,
         "fits": fits,
+        "verdict": _verdict(need, low, high),
         "max_context_tokens": context,
+        "low_context_tokens": low_context,
         "model_max_context": limit,
         "usable_context_tokens": _smaller(context, limit),
         "max_sessions": sessions,
+        "low_sessions": low_sessions,
         "binding_limit": _binding(pool, context, limit, fits=fits),
         "mha_ratio": mha_ratio(ready, base["per_session_bytes"]),
     }
+
+
+def _held(ready: Prepared, pool: int) -> tuple[int | None, int | None]:
+    """Longest context of the asked sessions, most sessions of the asked context."""
+    load, planner = ready.load, ready.planner
+    return (
+        max_context(planner, pool, sessions=load.sessions, encoder_tokens=load.encoder_tokens),
+        max_sessions(planner, pool, context_tokens=load.context_tokens, encoder_tokens=load.encoder_tokens),
+    )
+
+
+def layout_info(layout: Layout, *, ep: bool) -> LayoutInfo:
+    return {
+        "tp": layout.tp,
+        "pp": layout.pp,
+        "dp": layout.dp,
+        "dcp": layout.dcp,
+        "ep": layout.tp * layout.dp if ep else 1,
+    }
+
+
+def _verdict(need: int, low: int, high: int) -> str:
+    """FITS even in the worst case, DOES NOT FIT even in the best, else BORDERLINE."""
+    if 0 < low >= need:
+        return "FITS"
+    return "BORDERLINE" if 0 < high >= need else "DOES NOT FIT"
 
 
 def _check_pool_alone(ask: Ask) -> None:
@@ -123,7 +234,8 @@ def _check_pool_alone(ask: Ask) -> None:
 
     Raises: UsageError.
     """
-    for name, value in (("weight-dtype", ask.weight_dtype), ("overhead", ask.overhead_bytes)):
+    asked = (("weight-dtype", ask.weight_dtype), ("overhead", ask.overhead_bytes), ("gpu-total", ask.gpu_total_bytes))
+    for name, value in (*asked, ("from-log", ask.from_log)):
         if value is not None:
             raise UsageError(
                 f"--{name} changes nothing beside --pool",
@@ -132,7 +244,7 @@ def _check_pool_alone(ask: Ask) -> None:
             )
 
 
-def _gpu_info(gpu: Gpu, layout: Layout) -> GpuInfo:
+def gpu_info(gpu: Gpu, layout: Layout) -> GpuInfo:
     return {"name": gpu.name, "count": layout.ranks, "total_bytes": gpu.total_bytes, "total_is": gpu.total_is}
 
 

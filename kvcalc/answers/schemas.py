@@ -8,11 +8,19 @@ from types import UnionType
 from typing import Any, Literal, NotRequired, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
 
 from kvcalc.core.result import (
+    Advice,
     CacheRecord,
     EngineInfo,
     FitRecord,
+    GpuInfo,
+    LayoutInfo,
+    LedgerLine,
     MeasureRecord,
     ModelInfo,
+    PlanRow,
+    Requirement,
+    SessionLimits,
+    SessionLoad,
     Term,
     VariantRecord,
 )
@@ -33,6 +41,9 @@ class SizeAnswer(_Header, CacheRecord):
 class FitAnswer(_Header, FitRecord):
     """`kvcalc fit`."""
 
+    requirements: list[Requirement]
+    advice: list[Advice]
+
 
 class ExplainAnswer(_Header, CacheRecord):
     """`kvcalc explain`: `terms` are the fullest rank's; their bytes sum to `rank_bytes`."""
@@ -49,6 +60,53 @@ class CompareAnswer(_Header):
     assumptions: list[str]
     warnings: list[str]
     results: list[FitRecord]
+
+
+class WorkloadInfo(TypedDict):
+    mean_prompt_tokens: float
+    mean_output_tokens: float
+    longest_tokens: int
+    shared_prompt_tokens: int
+    arrivals: str
+
+
+class SessionsAnswer(_Header, SessionLoad):
+    """`kvcalc sessions`: over all replicas; blocks and bytes of one GPU.
+
+    worst_case_sessions: every session as long as the longest; full_context_sessions: as the model allows.
+    """
+
+    model: ModelInfo
+    engine: EngineInfo
+    exactness: str
+    assumptions: list[str]
+    warnings: list[str]
+    gpu: GpuInfo | None
+    layout: LayoutInfo
+    ledger: list[LedgerLine]
+    pool_bytes: int
+    pool_low_bytes: int
+    pool_high_bytes: int
+    workload: WorkloadInfo
+    max_sessions: int | None
+    low_sessions: int | None
+    binding_limit: str
+    limits: SessionLimits
+    longest_session_tokens: int
+    worst_case_sessions: int | None
+    full_context_sessions: int | None
+
+
+class PlanAnswer(_Header):
+    """`kvcalc plan`: cheapest first; no row where nothing holds the load. live_tokens: mean of a running session."""
+
+    model: ModelInfo
+    engine: EngineInfo
+    exactness: str
+    assumptions: list[str]
+    warnings: list[str]
+    live_tokens: int
+    results: list[PlanRow]
 
 
 class VariantsAnswer(_Header):
@@ -74,6 +132,26 @@ class MeasureAnswer(_Header, MeasureRecord):
     cache: str
 
 
+class LoggedEngine(TypedDict):
+    name: str
+    version: str | None
+
+
+class ExplainLogAnswer(_Header):
+    """`kvcalc explain-log`: facts with their meaning, what follows, the comparison with a model, what to change."""
+
+    engine: LoggedEngine
+    status: str
+    refusals: list[dict[str, Any]]
+    facts: list[dict[str, Any]]
+    flags: dict[str, Any]
+    derived: list[dict[str, Any]]
+    comparison: list[dict[str, Any]]
+    advice: list[dict[str, Any]]
+    assumptions: list[str]
+    warnings: list[str]
+
+
 class ListAnswer(_Header):
     """`kvcalc models`, `gpus`, `engines`, `dtypes`, `validate`: one record per row."""
 
@@ -86,8 +164,11 @@ ANSWERS: dict[str, Any] = {
     "fit": FitAnswer,
     "explain": ExplainAnswer,
     "compare": CompareAnswer,
+    "sessions": SessionsAnswer,
+    "plan": PlanAnswer,
     "variants": VariantsAnswer,
     "measure": MeasureAnswer,
+    "explain-log": ExplainLogAnswer,
     **dict.fromkeys(("models", "gpus", "engines", "dtypes", "validate"), ListAnswer),
 }
 

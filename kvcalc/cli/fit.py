@@ -5,13 +5,17 @@ from kvcalc.errors import EXIT_DOES_NOT_FIT, EXIT_OK
 
 
 def run(given: Given) -> int:
-    from kvcalc.answers.fit import fit
+    from kvcalc.answers.fit import Required, fit
+    from kvcalc.units import MAX_SESSIONS
 
     ask, registry = given.ask(), given.registry()
+    required = Required(given.whole("require_sessions", most=MAX_SESSIONS), given.tokens("require_context"))
     target = given.target(registry)
-    answer = fit(target, ask, given.gpu(ask, registry))
-    code = EXIT_OK if answer["fits"] else EXIT_DOES_NOT_FIT
+    gpu = given.gpu(ask, registry)
+    answer = fit(target, ask, gpu, required)
+    met = all(item["met"] for item in answer["requirements"])
+    code = EXIT_OK if answer["fits"] and met else EXIT_DOES_NOT_FIT
     if given.values["measure"]:
-        code = given.measure(answer, [answer], [target], ask) or code
+        code = given.measure(answer, [answer], [target], ask, gpu) or code
     given.emit(answer)
     return code

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvcalc.answers.common import Ask
 from kvcalc.core.gpu import Gpu
@@ -12,6 +12,9 @@ from kvcalc.registry import Registry, load_registry
 from kvcalc.render.output import FORMATS, write
 from kvcalc.targets import Target, load_target
 from kvcalc.units import parse_bytes, parse_count, parse_tokens
+
+if TYPE_CHECKING:
+    from kvcalc.planning.startlog import StartLog
 
 MAX_DEGREE = 4096
 DEFAULT_CONTEXT = 8192
@@ -30,7 +33,7 @@ class Given(NamedTuple):
         Raises: UsageError for a value out of range.
         """
         values = self.values
-        name, count = self._gpu()
+        name, count = read_gpu(values.get("gpu"))
         context = values.get("context")
         return Ask(
             context_tokens=DEFAULT_CONTEXT if context is None else parse_tokens(context),
@@ -44,11 +47,15 @@ class Given(NamedTuple):
             pp=self.whole("pp") or 1,
             dp=self.whole("dp") or 1,
             dcp=self.whole("dcp") or 1,
+            ep=bool(values.get("ep")),
             gpu=name,
             gpu_count=count,
             weight_dtype=values.get("weight_dtype"),
             pool_bytes=self.amount("pool"),
             overhead_bytes=self.amount("overhead"),
+            gpu_total_bytes=self.amount("gpu_total"),
+            from_log=values.get("from_log"),
+            log=self._log(),
             encoder_tokens=self.whole("encoder_tokens", most=2**31, least=0),
         )
 
@@ -57,23 +64,50 @@ class Given(NamedTuple):
         text = self.values.get(name)
         return None if text is None else parse_count(text, field=name.replace("_", "-"), most=most, least=least)
 
+    def tokens(self, name: str) -> int | None:
+        """A number of tokens, or None."""
+        text = self.values.get(name)
+        return None if text is None else parse_tokens(text, field=name.replace("_", "-"))
+
+    def _log(self) -> StartLog | None:
+        """What the start-up log of --from-log says.
+
+        Raises: UsageError when it cannot be read.
+        """
+        path = self.values.get("from_log")
+        if path is None:
+            return None
+        from kvcalc.planning.startlog import read_log_file
+
+        return read_log_file(path)
+
     def amount(self, name: str) -> int | None:
         """A size option in bytes, or None."""
         text = self.values.get(name)
-        return None if text is None else parse_bytes(text, field=name)
+        return None if text is None else parse_bytes(text, field=name.replace("_", "-"))
 
-    def _gpu(self) -> tuple[str | None, int | None]:
-        text = self.values.get("gpu")
+    def fleet(self, registry: Registry, gpus: int | None = None) -> tuple[list[tuple[Gpu, int]], list[str]]:
+        """`h100-80gb:4,l40s:4`: GPU types with their numbers, and the sentence for what was not said.
+
+        gpus: their total, where it is asked for.
+
+        Raises: UsageError.
+        """
+        text, notes = self.values.get("gpu"), []
         if text is None:
-            return None, None
-        name, colon, count = text.partition(":")
-        if not colon:
-            return name, None
-        try:
-            return name, parse_count(count, field="gpu count", most=MAX_DEGREE)
-        except UsageError as error:
-            error.fix, error.field = f"write --gpu {name or 'h100-80gb'}:8 for eight of them", "gpu"
-            raise
+            text, notes = DEFAULT_GPU, [f"GPU {DEFAULT_GPU}: none was asked for (--gpu)"]
+        found = []
+        for part in text.split(","):
+            name, count = read_gpu(part.strip())
+            found.append((registry.gpu(name or ""), count))
+        if len(found) == 1 and found[0][1] is None:
+            found = [(found[0][0], gpus or 8)]
+            if gpus is None:
+                notes.append("8 GPUs: no number was asked for (--gpus)")
+        fleet = [(gpu, count or 1) for gpu, count in found]
+        if gpus is not None and sum(count for _, count in fleet) != gpus:
+            raise UsageError(f"--gpu {text} and --gpus {gpus} contradict", fix="keep one of them", field="gpus")
+        return fleet, notes
 
     def registry(self) -> Registry:
         return load_registry(self.values.get("models_dir"))
@@ -95,9 +129,16 @@ class Given(NamedTuple):
         return registry.gpu(DEFAULT_GPU), [f"GPU {DEFAULT_GPU}: none was asked for (--gpu)"]
 
     def measure(
-        self, answer: dict[str, Any], records: Sequence[dict[str, Any]], targets: Sequence[Target], ask: Ask
+        self,
+        answer: dict[str, Any],
+        records: Sequence[dict[str, Any]],
+        targets: Sequence[Target],
+        ask: Ask,
+        gpu: Gpu | None = None,
     ) -> int:
         """Allocate what each record of the answer predicts and put the measurement there: the exit code.
+
+        gpu: the one the records were made for.
 
         Raises: CannotMeasure.
         """
@@ -107,7 +148,7 @@ class Given(NamedTuple):
         device = open_device(self.values["device"])
         for record, target in zip(records, targets, strict=True):
             name = f"{target.model.name}: " if record is not answer else ""
-            said = attach(record, target, ask, device)
+            said = attach(record, target, ask, device, gpu=gpu)
             answer["assumptions"] = [*answer["assumptions"], *(f"{name}{note}" for note in said)]
         return EXIT_OK if all(record["measured"]["equal"] for record in records) else EXIT_DOES_NOT_FIT
 
@@ -123,3 +164,20 @@ class Given(NamedTuple):
         if as_json and chosen not in (None, "json"):
             raise UsageError(f"--json and --format {chosen} contradict", fix="keep one of them", field="format")
         write(answer, "json" if as_json else chosen)
+
+
+def read_gpu(text: str | None) -> tuple[str | None, int | None]:
+    """`h200:8`: the name and the number, None where absent.
+
+    Raises: UsageError.
+    """
+    if text is None:
+        return None, None
+    name, colon, count = text.partition(":")
+    if not colon:
+        return name, None
+    try:
+        return name, parse_count(count, field="gpu count", most=MAX_DEGREE)
+    except UsageError as error:
+        error.fix, error.field = f"write --gpu {name or 'h100-80gb'}:8 for eight of them", "gpu"
+        raise

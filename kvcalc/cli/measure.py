@@ -55,7 +55,13 @@ def _alone(given: Given) -> dict[str, Any]:
         return measure_cache(target, ask, device)
     with _progress(shown=bool(given.values["full"])) as progress:
         return measure(
-            target, ask, device, full=given.values["full"], limit_bytes=given.amount("limit"), progress=progress
+            target,
+            ask,
+            device,
+            gpu=given.gpu(ask, registry),
+            full=given.values["full"],
+            limit_bytes=given.amount("limit"),
+            progress=progress,
         )
 
 
@@ -76,6 +82,7 @@ def _several(given: Given, at: Any) -> int:
             lambda: open_device(given.values["device"], local_rank=at.local_rank, local_ranks=at.local_world),
             at,
             stopping,
+            gpu=given.gpu(ask, registry),
             timeout_s=given.whole("timeout", most=86400) or DEFAULT_TIMEOUT_S,
         )
         if answer is None:

@@ -59,9 +59,27 @@ _CACHE = (
     Opt("gpu", ("--gpu",), "NAME[:N]", "GPU, like h100-80gb or h200:8; `kvcalc gpus` lists them."),
 )
 _POOL = (
+    Opt("ep", ("--ep",), "", "Experts divided over TP x DP (expert parallel).", switch=True),
     Opt("weight_dtype", ("--weight-dtype",), "TYPE", "Type of the weights (default: the checkpoint's)."),
     Opt("pool", ("--pool",), "SIZE", "KV memory per GPU, like 24GiB: skips the ledger."),
-    Opt("overhead", ("--overhead",), "SIZE", "Replaces the overhead estimate."),
+    Opt("overhead", ("--overhead",), "SIZE", "Replaces every line but weights and unused share."),
+    Opt("gpu_total", ("--gpu-total",), "SIZE", "The GPU's memory as the engine's log prints it."),
+)
+_LOG = (Opt("from_log", ("--from-log",), "FILE", "An engine's start-up log: its numbers replace the estimates."),)
+_LAYOUTS = (
+    Opt("gpus", ("--gpus",), "N", "GPUs to divide the model over (with --layouts)."),
+    Opt("layouts", ("--layouts",), "LIST", "Layouts side by side: tp8,dp8ep8,tp2dp4 or all."),
+)
+_PLAN = (
+    Opt("users", ("--users",), "N", "Sessions at once that must be held."),
+    Opt("max_context", ("--max-context",), "TOKENS", "The longest single session that must fit."),
+    Opt("price", ("--price",), "USD", "Per GPU and hour: 2.95, or h100-80gb=2.95,h200=3.50 (default: published ones)."),
+    Opt("max_gpus", ("--max-gpus",), "N", "GPUs of one replica at most (default 64)."),
+    Opt("rows", ("--rows",), "N", "Sets to show (default 10)."),
+)
+_GATE = (
+    Opt("require_sessions", ("--require-sessions",), "N", "Exit 1 when fewer sessions fit."),
+    Opt("require_context", ("--require-context",), "TOKENS", "Exit 1 when a shorter context fits."),
 )
 _DEVICE = (Opt("device", ("--device",), "NAME", "Where to allocate: cuda, cuda:1 or cpu (default: the CUDA device)."),)
 _MEASURE = (
@@ -75,6 +93,15 @@ _SHAPES = (
     Opt("hybrid_window", ("--hybrid-window",), "N", "Window of the hybrid's local layers (default 1024)."),
     Opt("hybrid_local", ("--hybrid-local",), "N", "Local layers per global one (default 5)."),
 )
+_WORKLOAD = (
+    Opt("workload", ("--workload",), "FILE", "Request lengths: YAML, JSON, or CSV/JSONL of prompt and output tokens."),
+    Opt("input", ("--input",), "SHAPE", "Prompt lengths, like p50=900,p95=3000 or uniform=100-700 or 512."),
+    Opt("output", ("--output",), "SHAPE", "Output lengths, like p50=150,p95=800."),
+    Opt("shared_prompt", ("--shared-prompt",), "TOKENS", "One system prompt before every prompt."),
+    Opt("arrivals", ("--arrivals",), "HOW", "closed (a session asks again at once) or poisson (default closed)."),
+    Opt("wait", ("--wait",), "SHARE", "Accepted share of requests that wait (default 0.01)."),
+    Opt("preempt", ("--preempt",), "SHARE", "Accepted preemptions per request."),
+)
 _ONE = Argument("target", "TARGET")
 _WORD = Argument("match", "[WORD]", required=False)
 
@@ -82,9 +109,10 @@ COMMANDS: dict[str, Spec] = {
     "compare": Spec(
         "Models side by side: bytes per token, cache, max context, sessions.",
         "Models side by side on one GPU type: bytes per token, cache per session, ratio to their own MHA form, max "
-        "context, sessions.\n\nExample: kvcalc compare llama3 deepseek-v2 -c 128k --gpu h200",
+        "context, sessions.\n\nExample: kvcalc compare llama3 deepseek-v2 -c 128k --gpu h200\n\n"
+        "Layouts: kvcalc compare deepseek-v3 --gpu h200 --gpus 8 --layouts tp8,dp8ep8,tp2dp4",
         Argument("targets", "TARGET...", many=True),
-        (*_CACHE, *_POOL, *_MODELS, *_MEASURE, *_OUTPUT),
+        (*_CACHE, *_LAYOUTS, *_POOL, *_MODELS, *_MEASURE, *_OUTPUT),
     ),
     "size": Spec(
         "Bytes of a context x sessions, component by component.",
@@ -112,7 +140,7 @@ COMMANDS: dict[str, Spec] = {
         "The GPU's memory line by line, the longest context and the most sessions; exit 1 when the load does not fit."
         "\n\nExample: kvcalc fit llama3-70b --gpu h100-80gb --tp 4 -c 32k -n 8",
         _ONE,
-        (*_CACHE, *_POOL, *_MODELS, *_MEASURE, *_OUTPUT),
+        (*_CACHE, *_POOL, *_LOG, *_GATE, *_MODELS, *_MEASURE, *_OUTPUT),
     ),
     "measure": Spec(
         "Allocate the cache on a device and compare to the byte.",
@@ -136,6 +164,36 @@ COMMANDS: dict[str, Spec] = {
             *_MODELS,
             *_OUTPUT,
         ),
+    ),
+    "explain-log": Spec(
+        "What an engine's start-up log or refusal means, and what to change.",
+        "Reads what vLLM, SGLang, llama.cpp, Ollama or TensorRT-LLM printed at start-up (FILE, or - for standard "
+        "input): what each number means, whether it agrees with a model, what to change.\n\n"
+        "Example: kvcalc explain-log server.log --model llama3.1-8b",
+        Argument("file", "FILE|-"),
+        (
+            Opt("model", ("--model",), "TARGET", "The model that was served: recompute the log's numbers."),
+            Opt("gpu", ("--gpu",), "NAME", "The GPU it ran on, where the log does not say."),
+            *_MODELS,
+            *_OUTPUT,
+        ),
+    ),
+    "sessions": Spec(
+        "How many sessions of real lengths a pool holds, and what binds.",
+        "How many sessions of real prompt and output lengths a pool holds before new requests wait; with -n, what "
+        "happens at that number.\n\nExample: kvcalc sessions llama3.1-8b -e vllm --gpu h100-80gb "
+        "--input p50=900,p95=3000 --output p50=150,p95=800",
+        _ONE,
+        (*_WORKLOAD, *_CACHE, *_POOL, *_LOG, *_MODELS, *_OUTPUT),
+    ),
+    "plan": Spec(
+        "The cheapest GPUs that hold so many users.",
+        "The cheapest sets of GPUs that hold so many sessions at once: GPU type, layout, replicas, headroom, "
+        "flags, cost. --gpu and --kv-dtype take lists.\n\n"
+        "Example: kvcalc plan llama3.3-70b --users 200 --gpu h100-80gb,h200,b200 "
+        "--kv-dtype bf16,fp8 --input p50=900,p95=3000 --output p50=150,p95=800",
+        _ONE,
+        (*_PLAN, *_WORKLOAD, *_CACHE, *_POOL, *_MODELS, *_OUTPUT),
     ),
     "models": Spec(
         "The shipped models.",

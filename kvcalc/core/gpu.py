@@ -66,7 +66,8 @@ class Gpu:
     runtime_bytes: what the runtime shows a program (`torch.cuda.mem_get_info`), which engines multiply by
     their fraction: smaller than the driver's total by the driver's own reserve. From engine logs, which
     print 0.01 GiB and differ by up to 0.05 GiB between driver versions: the lowest one seen.
-    unified_memory: the CPU uses the same memory. recalled: fields whose value has no source.
+    unified_memory: the CPU uses the same memory. nvlink: how the GPUs of one machine are joined (None: not known).
+    recalled: fields whose value has no source.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Gpu:
     bandwidth_bytes_per_s: int | None = None
     bandwidth_source: str | None = None
     unified_memory: bool = False
+    nvlink: bool | None = None
     notes: tuple[str, ...] = ()
     prices: tuple[Price, ...] = ()
     recalled: tuple[str, ...] = ()
@@ -111,8 +113,9 @@ class Gpu:
                 fix="name where the bandwidth was read, or leave both out",
                 field="bandwidth_source",
             )
-        if type(self.unified_memory) is not bool:
-            raise ModelFileError("unified_memory must be true or false", field="unified_memory")
+        for name, flag in (("unified_memory", self.unified_memory), ("nvlink", self.nvlink or False)):
+            if type(flag) is not bool:
+                raise ModelFileError(f"{name} must be true or false", field=name)
 
     @property
     def exactness(self) -> str:

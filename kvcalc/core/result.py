@@ -160,11 +160,18 @@ class CacheRecord(TypedDict):
 
 
 class LedgerLine(TypedDict):
-    """One line of a GPU's memory: positive what is there, negative what it takes; the lines sum to the pool."""
+    """One line of a GPU's memory: positive what is there, negative what it takes; the lines sum to the pool.
+
+    low_bytes, high_bytes: in the worst and in the best case for the cache; each column sums to its own pool.
+    source: driver, header, formula, band, log or user; detail: the rule or the place.
+    """
 
     item: str
     bytes: int
+    low_bytes: int
+    high_bytes: int
     source: str
+    detail: str
     exactness: str
 
 
@@ -176,26 +183,120 @@ class GpuInfo(TypedDict):
 
 
 class LayoutInfo(TypedDict):
+    """Degrees; ep: over how many ranks experts are divided beyond TP (1: not)."""
+
     tp: int
     pp: int
     dp: int
     dcp: int
+    ep: int
 
 
 class FitRecord(CacheRecord):
-    """A cache record on a GPU. None for context or sessions: unlimited, the cache does not grow with them."""
+    """A cache record on a GPU. None for context or sessions: unlimited, the cache does not grow with them.
+
+    pool_low_bytes, pool_high_bytes: the pool in the ledger's worst and best case; low_context_tokens, low_sessions:
+    what the worst case still holds. verdict: FITS (the worst case holds the load), BORDERLINE, DOES NOT FIT.
+    """
 
     gpu: GpuInfo | None
     layout: LayoutInfo
     ledger: list[LedgerLine]
     pool_bytes: int
+    pool_low_bytes: int
+    pool_high_bytes: int
     fits: bool
+    verdict: str
     max_context_tokens: int | None
+    low_context_tokens: int | None
     model_max_context: int | None
     usable_context_tokens: int | None
     max_sessions: int | None
+    low_sessions: int | None
     binding_limit: str
     mha_ratio: float | None
+
+
+class Requirement(TypedDict):
+    """Something the answer was asked to hold. missing_bytes: per GPU, 0 where it is met or no memory is missing."""
+
+    what: str
+    required: int
+    held: int | None
+    met: bool
+    missing_bytes: int
+
+
+class Advice(TypedDict):
+    """A change and the bytes per GPU it would leave for the cache, or that the load would need less."""
+
+    change: str
+    gain_bytes: int
+
+
+class SessionLimits(TypedDict):
+    """Sessions that each limit allows; None: it does not bind, or is not known."""
+
+    wait: int | None
+    preempt: int | None
+    max_num_seqs: int | None
+    prefill: int | None
+    longest_request: int | None
+
+
+class SessionLoad(TypedDict):
+    """The pool with `at_sessions` sessions running, on the fullest GPU.
+
+    wait_rate: share of requests that wait; preempt_rate: preemptions per finished request. *_blocks: None where the
+    engine does not count blocks; shared_bytes: of the shared prompt, held once.
+    """
+
+    at_sessions: int
+    wait_rate: float
+    preempt_rate: float
+    unit_bytes: int
+    pool_blocks: int | None
+    mean_used_blocks: int | None
+    p99_used_blocks: int | None
+    mean_used_bytes: int
+    p99_used_bytes: int
+    mean_session_bytes: int
+    shared_bytes: int
+
+
+class PriceInfo(TypedDict):
+    """USD per GPU and hour, as text; where and when it was read."""
+
+    usd_per_hour: str
+    kind: str
+    source: str
+    date: str
+
+
+class PlanRow(TypedDict):
+    """One set of GPUs that holds the load. layout: of one replica (dp > 1: replicas that share their experts).
+
+    *_micro_usd_*: [low, high] in 1e-6 USD, None without a price; per session: of the asked users; per million tokens:
+    of the users' mean live tokens. low_sessions: in the ledger's worst case.
+    """
+
+    gpu: str
+    gpu_bytes: int
+    gpus: int
+    layout: LayoutInfo
+    replicas: int
+    kv_dtype: str
+    sessions_per_replica: int
+    sessions: int
+    low_sessions: int
+    headroom_sessions: int
+    weights_bytes: int
+    pool_bytes: int
+    price: PriceInfo | None
+    cost_micro_usd_per_hour: list[int] | None
+    session_micro_usd_per_hour: list[int] | None
+    million_tokens_micro_usd_per_hour: list[int] | None
+    flags: str
 
 
 class VariantRecord(TypedDict):

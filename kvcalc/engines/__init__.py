@@ -52,8 +52,10 @@ def get_engine(name: str) -> tuple[Engine, str]:
         )
     engine = cast("Engine", import_module(f"kvcalc.engines.{module}").ENGINE)
     if pinned and version not in engine.versions:
+        version = ".".join(version.split(".")[:2])  # rules are per release line: 0.11.2 is 0.11
+    if pinned and version not in engine.versions:
         raise UsageError(
-            f"{base} has no rules for version {short(version)}",
+            f"{base} has no rules for version {short(name.partition('@')[2])}",
             fix=f"versions: {', '.join(engine.versions)}",
             field="engine",
             value=name,

@@ -68,8 +68,8 @@ class Option(NamedTuple):
 class Setup(NamedTuple):
     """Everything but the load: how the engine is started.
 
-    gpu: architecture of the GPU (`sm90`, `gfx942`). asked: roles whose type in `dtypes` the user asked for;
-    the others were filled in, and an engine with a rule of its own for them applies that rule.
+    gpu: architecture of the GPU (`sm90`, `gfx942`); gpu_bytes: its total as programs see it. asked: roles whose type
+    in `dtypes` the user asked for; the others were filled in, and an engine with a rule of its own applies that.
     """
 
     version: str
@@ -77,6 +77,7 @@ class Setup(NamedTuple):
     layout: Layout = Layout()
     options: Mapping[str, Any] = _NO_OPTIONS
     gpu: str | None = None
+    gpu_bytes: int | None = None
     asked: frozenset[Role] = frozenset()
 
 

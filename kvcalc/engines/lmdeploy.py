@@ -12,11 +12,12 @@ pytorch/models/module_map.py (which models exist).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, prod
 
 from kvcalc.core.component import Component, Constant
 from kvcalc.core.model import Model
 from kvcalc.core.plan import CachePlan, Layout, Load, RankPlan, Tensor
+from kvcalc.dtypes import DTYPES
 from kvcalc.engines.base import Option, Setup
 from kvcalc.engines.classes import class_of
 from kvcalc.engines.lmdeploy_blocks import POLICIES, Blocks, StateSlot, block_arrays, state_slot
@@ -80,9 +81,11 @@ class LmdeployPlanner:
         tensors = []
         for name, shape, dtype, size in self.blocks.arrays:
             layers = self.blocks.layers
-            whole = (count, size) if dtype == "int8" else (count, *shape)
+            # The pool is bytes; an array with padding at its end has no shape of elements.
+            padded = dtype == "int8" or size != prod(shape) * DTYPES[dtype].row_bytes(1)
+            whole, stored = ((count, size), "int8") if padded else ((count, *shape), dtype)
             tensors.append(
-                Tensor(name, "block", "kv", "blocks", layers, len(layers), count * self.launch.block, whole, dtype,
+                Tensor(name, "block", "kv", "blocks", layers, len(layers), count * self.launch.block, whole, stored,
                        len(layers) * count * size)
             )  # fmt: skip
         slots = self.slots(sessions)

@@ -100,18 +100,18 @@ class Found(NamedTuple):
 
 
 class Reader(NamedTuple):
-    """One engine's wording. `mark`: words that show the engine even where no number is read."""
+    """One engine's wording. `words`: a line without any of them is not looked at further."""
 
     engine: str
     rules: tuple[Rule, ...]
     refusals: tuple[tuple[re.Pattern[str], str], ...]
-    mark: re.Pattern[str]
+    words: tuple[str, ...]
     tidy: Callable[[Found], Found] = lambda found: found
 
     def read(self, lines: list[str]) -> Found:
         facts: list[Fact] = []
         for number, line in enumerate(lines, 1):
-            if len(line) < 4:  # no rule is that short
+            if not any(word in line for word in self.words):
                 continue
             for each in self.rules:
                 facts.extend(each.facts(line, number))

@@ -8,6 +8,7 @@ from kvcalc.core.model import Model
 from kvcalc.explain_log.flags import Log
 from kvcalc.explain_log.recompute_llamacpp import recompute_llamacpp
 from kvcalc.explain_log.recompute_rate import recompute_rate
+from kvcalc.explain_log.recompute_sglang import recompute_sglang
 from kvcalc.explain_log.recompute_vllm import Match, recompute_vllm
 
 
@@ -22,4 +23,6 @@ def recompute(log: Log, model: Model, matched: Match | None, notes: list[str]) -
         return recompute_vllm(log, model, matched, notes)
     if log.engine == "llama.cpp":
         return recompute_llamacpp(log.found, model, notes)
+    if log.engine == "sglang":
+        return recompute_sglang(log, model, notes)
     return recompute_rate(log, model, notes)

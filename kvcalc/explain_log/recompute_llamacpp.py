@@ -8,7 +8,7 @@ from typing import Any
 from kvcalc.core.model import Model
 from kvcalc.core.plan import CachePlan, Load, Tensor
 from kvcalc.dtypes import get_dtype
-from kvcalc.engines import engine_names, get_engine
+from kvcalc.engines import get_engine
 from kvcalc.engines.base import CacheDtypes, Setup
 from kvcalc.errors import UsageError
 from kvcalc.explain_log.compare import Computed, record
@@ -24,13 +24,15 @@ def recompute_llamacpp(found: Found, model: Model, notes: list[str]) -> list[dic
 
     Raises: KvcalcError where the rules do not take the model.
     """
-    cells = found.number("n_ctx") or found.number("cells") or found.number("full_cells")
-    if cells is None or _ENGINE not in engine_names():
-        notes.append("no context in the log" if cells is None else "this kvcalc has no rules of llama.cpp")
+    cells = _context(found)
+    if cells is None:
+        notes.append("no context in the log")
         return []
     slots = found.number("n_seq_max") or 1
     key, value = (_type(found, name, notes) for name in ("type_k", "type_v"))
-    options = {"n_ctx": cells, "n_parallel": slots}
+    options: dict[str, object] = {"n_ctx": cells, "n_parallel": slots}
+    if slots > 1 and found.number("n_stream") == 1:
+        options["kv_unified"] = True
     if (batch := found.number("n_ubatch")) is not None:
         options["n_ubatch"] = batch
     engine, version = get_engine(_ENGINE)
@@ -42,6 +44,12 @@ def recompute_llamacpp(found: Found, model: Model, notes: list[str]) -> list[dic
         if row["verdict"] == "differs":
             row["why"] = "another cache type, batch, slots or file than the log shows"
     return rows
+
+
+def _context(found: Found) -> int | None:
+    """n_ctx: the cells of the largest cache over all its streams, else as printed."""
+    cells = max((int(fact.value) for name in ("cells", "full_cells") for fact in found.all(name)), default=0)
+    return cells * (found.number("n_stream") or 1) or found.number("n_ctx")
 
 
 def _type(found: Found, name: str, notes: list[str]) -> str:

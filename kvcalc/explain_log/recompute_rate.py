@@ -1,4 +1,4 @@
-"""SGLang and TensorRT-LLM: the pool's bytes per token slot against the model's own rate."""
+"""TensorRT-LLM: the pool's bytes per token slot against the model's own rate."""
 
 from __future__ import annotations
 
@@ -38,16 +38,12 @@ def recompute_rate(log: Log, model: Model, notes: list[str]) -> list[dict[str, A
 def pool_rate(found: Found) -> Fact | None:
     """Pool / tokens with the error of its rounding."""
     tokens = found.last("kv_cache_tokens")
-    parts = [found.last(name) for name in ("key_bytes", "value_bytes")]
     pool = found.last("pool_bytes")
-    sizes = [pool] if pool is not None else [part for part in parts if part is not None]
-    if tokens is None or not sizes or isinstance(tokens.value, str) or tokens.value <= 0:
+    if tokens is None or pool is None or isinstance(tokens.value, str) or tokens.value <= 0:
         return None
-    size = sum(float(part.value) for part in sizes)
-    slack = sum(part.within for part in sizes)
-    # Pools keep a page or two more than they print: a thousandth covers it from a few thousand tokens on.
-    rate = size / tokens.value
-    return Fact("bytes_per_token", rate, "bytes", tokens.line, tokens.text, slack / tokens.value + rate / 1000)
+    rate = float(pool.value) / tokens.value
+    # Pools keep a block more than they print: a thousandth covers it from a few thousand tokens on.
+    return Fact("bytes_per_token", rate, "bytes", tokens.line, tokens.text, pool.within / tokens.value + rate / 1000)
 
 
 def _dtype(name: str | None, model: Model) -> str:

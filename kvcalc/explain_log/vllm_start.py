@@ -117,6 +117,7 @@ def _options(log: Log) -> list[tuple[str, str, Any]]:
         options.append(("--kv-cache-dtype fp8", "kv_cache_dtype", "fp8"))
     if flags.whole("max_num_batched_tokens") is None:
         options += [(f"--max-num-batched-tokens {n}", "max_num_batched_tokens", n) for n in (2048, 8192, 16384, 4096)]
+    options.append(("--mamba-ssm-cache-dtype float32", "mamba_ssm_cache_dtype", "float32"))
     if flags.text("enable_prefix_caching") is None:
         options += [
             ("--no-enable-prefix-caching", "enable_prefix_caching", False),

@@ -18,13 +18,36 @@ _UNIT = r"(?:GiB|MiB|KiB|TiB)"
 
 VLLM = Reader(
     engine="vllm",
-    mark=re.compile(r"vllm|gpu_worker\.py|kv_cache_utils\.py", re.IGNORECASE),
+    words=(
+        "LLM engine",
+        "version",
+        "KV cache memory",
+        "KV cache size",
+        "KV Cache is",
+        "kv cache",
+        "concurrency",
+        "GPU blocks",
+        "total_gpu_memory",
+        "torch_memory",
+        "memory takes",
+        "weights t",
+        "loading took",
+        "max seq len",
+        "maximum model length",
+        "desired GPU",
+        "max_model_len",
+        "block size",
+        "num_gpu_blocks",
+        "Desired GPU",
+        "kv-cache-memory",
+        "cache blocks",
+    ),
     rules=(
         rule(r"V[01] LLM engine \(v(?P<v>[0-9]{1,4}\.[0-9]{1,4}(?:\.[0-9]{1,6})?)", v=("version", "text")),
         rule(r"LLM engine \(v(?P<v>0\.[0-6](?:\.[0-9]{1,6})?)\)", v=("version", "text")),
         rule(r"vLLM (?:API server )?version:? v?(?P<v>[0-9]{1,4}\.[0-9]{1,4}(?:\.[0-9]{1,6})?)", v=("version", "text")),
         rule(rf"Available KV cache memory: (?P<p>{_SIZE}) GiB", p=("pool_bytes", "bytes")),
-        rule(rf"[A-Z]+ KV cache size: (?P<t>{_NUM}) tokens", t=("kv_cache_tokens", "tokens")),
+        rule(rf"KV cache size: (?P<t>{_NUM}) tokens", t=("kv_cache_tokens", "tokens")),
         rule(
             rf"Maximum concurrency for (?P<l>{_NUM}) tokens per request: (?P<c>{_TIMES})x",
             l=("max_model_len", "tokens"),
@@ -123,7 +146,18 @@ def _swa_pool(found: Found) -> Found:
 
 SGLANG = Reader(
     engine="sglang",
-    mark=re.compile(r"sglang|mem_fraction_static|max_total_num_tokens", re.IGNORECASE),
+    words=(
+        "allocated",
+        "max_total_num_tokens",
+        "max_running_requests",
+        "context_len",
+        "available_gpu_mem",
+        "layer_tokens",
+        "mem usage",
+        "fraction",
+        "sglang",
+        "Not enough memory",
+    ),
     rules=(
         rule(
             rf"KV Cache is allocated\..{{0,60}}?#tokens: (?P<t>{_NUM}), K size: (?P<k>{_SIZE}) GB, "
@@ -163,19 +197,41 @@ SGLANG = Reader(
 
 LLAMACPP = Reader(
     engine="llama.cpp",
-    mark=re.compile(r"llama_|ggml_|ollama"),
+    words=(
+        "KV buffer",
+        "KV cache buffer",
+        "KV self",
+        "SWA KV",
+        "buffer for kv",
+        "kv_",
+        "llama_memory",
+        "cells",
+        "n_ctx",
+        "n_seq_max",
+        "n_ubatch",
+        "llama-",
+        "--ctx-size",
+        "--parallel",
+        "buffer",
+        "allocating",
+        "K (",
+        "V (",
+        "out of memory",
+    ),
     rules=(
         rule(
             rf"llama_kv_cache\w*: size = +(?P<p>{_SIZE}) MiB \( *(?P<c>{_NUM}) cells, "
-            rf" *(?P<l>[0-9]{{1,18}}) layers, +(?P<s>[0-9]{{1,18}})",
+            rf" *(?P<l>[0-9]{{1,18}}) layers, +(?P<s>[0-9]{{1,9}})(?:/(?P<n>[0-9]{{1,9}}))?",
             size_unit="mib",
             p=("cache_bytes", "bytes"),
             c=("cells", "tokens"),
             l=("cache_layers", "count"),
             s=("n_seq_max", "count"),
+            n=("n_stream", "count"),
         ),
         rule(
-            rf"llama_memory_recurrent: size = +(?P<p>{_SIZE}) MiB \( *(?P<c>[0-9]{{1,18}}) cells, +(?P<l>[0-9]{{1,18}}) layers",
+            rf"llama_memory_recurrent: size = +(?P<p>{_SIZE}) MiB \( *(?P<c>[0-9]{{1,18}}) cells,"
+            rf" +(?P<l>[0-9]{{1,18}}) layers",
             size_unit="mib",
             p=("state_bytes", "bytes"),
             c=("state_cells", "count"),
@@ -183,7 +239,7 @@ LLAMACPP = Reader(
         ),
         rule(rf"KV self size += +(?P<p>{_SIZE}) MiB", size_unit="mib", p=("cache_bytes", "bytes")),
         rule(
-            rf"(?P<d>[A-Za-z]+[0-9_]*)? KV buffer size = +(?P<p>{_SIZE}) MiB",
+            rf"KV buffer size = +(?P<p>{_SIZE}) MiB",
             size_unit="mib",
             p=("buffer_bytes", "bytes"),
         ),
@@ -209,7 +265,9 @@ LLAMACPP = Reader(
         rule(r"--ctx-size (?P<n>[0-9]{1,18})", n=("n_ctx", "tokens")),
         rule(r"--parallel (?P<n>[0-9]{1,18})", n=("n_seq_max", "count")),
         rule(rf"compute buffer size = +(?P<p>{_SIZE}) MiB", size_unit="mib", p=("compute_bytes", "bytes")),
-        rule(r"failed to allocate (?:\w+ )?buffer of size (?P<p>[0-9]{1,18})", size_unit="b", p=("needed_bytes", "bytes")),
+        rule(
+            r"failed to allocate (?:\w+ )?buffer of size (?P<p>[0-9]{1,18})", size_unit="b", p=("needed_bytes", "bytes")
+        ),
         rule(rf"allocating (?P<p>{_SIZE}) MiB on device", size_unit="mib", p=("needed_bytes", "bytes")),
     ),
     refusals=(
@@ -221,7 +279,17 @@ LLAMACPP = Reader(
 
 TENSORRT = Reader(
     engine="tensorrt-llm",
-    mark=re.compile(r"TensorRT-LLM|TRTGptModel|\[TRT-LLM\]"),
+    words=(
+        "k/v cache",
+        "paged KV cache",
+        "kv cache",
+        "tokens per block",
+        "blocks",
+        "maxSequenceLen",
+        "maxBatchSize",
+        "available:",
+        "maxTokensInPagedKvCache",
+    ),
     rules=(
         rule(r"Allocate (?P<p>[0-9]{1,18}) bytes for k/v cache", size_unit="b", p=("pool_bytes", "bytes")),
         rule(rf"Using (?P<t>{_NUM}) tokens in paged KV cache", t=("kv_cache_tokens", "tokens")),

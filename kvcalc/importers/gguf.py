@@ -148,10 +148,8 @@ def _name_blocks(layers: Iterable[tuple[Kind, ...]]) -> tuple[list[tuple[str, ..
                 blocks[known[kind]] = kind
         named.append(tuple(known[kind] for kind in layer))
     if len(blocks) == 1:
-        ((only, kind),) = blocks.items()
-        if kind.kind != "none":
-            return [("attention",)] * len(named), {"attention": kind}
-        return named, {only: kind}
+        (kind,) = blocks.values()
+        return [("attention",)] * len(named), {"attention": kind}
     return named, blocks
 
 

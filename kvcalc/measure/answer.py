@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kvcalc.answers.common import Ask, Prepared, engine_info, header, model_info, prepare
+from kvcalc.core.gpu import Gpu
 from kvcalc.core.plan import CachePlan
 from kvcalc.errors import UsageError
 from kvcalc.measure.full import Progress, until_full
@@ -19,6 +20,7 @@ def measure(  # the parts of one command
     ask: Ask,
     device: Device,
     *,
+    gpu: Gpu | None = None,
     full: bool = False,
     limit_bytes: int | None = None,
     progress: Progress | None = None,
@@ -26,11 +28,12 @@ def measure(  # the parts of one command
 ) -> dict[str, Any]:
     """The answer of `kvcalc measure`: the engine's plan, allocated.
 
-    rank: of this process in a distributed run, which measures its own plan alone.
+    gpu: whose architecture the engine plans for; rank: of this process in a distributed run, which measures its own
+    plan alone.
 
     Raises: UsageError, EngineRefusal, CannotMeasure.
     """
-    ready = prepare(target, ask)
+    ready = prepare(target, ask, gpu=gpu)
     record = measure_load(ready.planner, ready.load, device, rank=rank)
     answer = {**frame(ready, ask, cache="plan"), **record}
     answer["assumptions"] += notes(ready.planner.plan(ready.load), rank=rank)
@@ -59,19 +62,18 @@ def notes(plan: CachePlan, *, rank: int | None = None) -> list[str]:
     """What of the plan was allocated once for several ranks, or not at all."""
     equal = [group for group in plan.ranks if len(group.ranks) > 1] if rank is None else []
     said = [f"{len(group.ranks)} ranks hold equal tensors: allocated once ({gib(group.bytes)})" for group in equal]
-    host = getattr(plan, "host", None)
-    if host is not None and host.bytes:
-        said.append(f"{gib(host.bytes)} that the engine keeps in the host's memory are not measured")
+    if plan.host is not None and plan.host.bytes:
+        said.append(f"{gib(plan.host.bytes)} that the engine keeps in the host's memory are not measured")
     return said
 
 
-def attach(record: dict[str, Any], target: Target, ask: Ask, device: Device) -> list[str]:
+def attach(record: dict[str, Any], target: Target, ask: Ask, device: Device, *, gpu: Gpu | None = None) -> list[str]:
     """Measure what a size, fit or compare record predicts and put it there; what has to be said beside it.
 
     Raises: CannotMeasure.
     """
     layout = record.get("layout")
-    ready = prepare(target, ask, tp=layout["tp"] if layout else None)
+    ready = prepare(target, ask, tp=layout["tp"] if layout else None, gpu=gpu)
     record["measured"] = measure_load(ready.planner, ready.load, device)
     return notes(ready.planner.plan(ready.load))
 

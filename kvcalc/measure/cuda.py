@@ -80,7 +80,7 @@ class CudaHeld:
         now = self._stats()
         grown = {key: now[key] - self._before[key] for key in _STATS}
         requested = grown["requested_bytes"]
-        if self._pool is not None:
+        if hasattr(self._pool, "snapshot"):  # since torch 2.6
             blocks = [block for segment in self._pool.snapshot() for block in segment["blocks"]]
             requested = sum(block["requested_size"] for block in blocks if block["state"] == "active_allocated")
         return Totals(requested, grown["allocated_bytes"], grown["reserved_bytes"])

@@ -94,11 +94,12 @@ def _config(target: Target) -> Any:
             fix="name the model's config.json, or the folder it is in",
             field="target",
         )
+    library = _library()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # No code that comes with a checkpoint is ever run, and nobody is asked whether it may.
-            return _library().AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+            return library.AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # noqa: BLE001 - the border to a library that raises what it likes
         text = str(error).strip().split("\n", 1)[0]
         raise CannotMeasure(f"transformers does not read {path}: {text}", fix="choose another config") from None

@@ -34,7 +34,7 @@ def rank_plans(plan: CachePlan, rank: int | None) -> list[RankPlan]:
     """One plan per class of equal ranks, or the plan of one rank, named as that rank alone."""
     if rank is None:
         return list(plan.ranks)
-    return [RankPlan((rank,), found.tensors, found.bytes) for found in plan.ranks if rank in found.ranks]
+    return [found._replace(ranks=(rank,)) for found in plan.ranks if rank in found.ranks]
 
 
 def sizes_of(tensors: Sequence[Tensor]) -> Iterator[int]:

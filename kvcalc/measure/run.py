@@ -6,7 +6,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from kvcalc.answers.common import Ask, prepare
+from kvcalc.answers.common import Ask, Prepared, prepare
+from kvcalc.core.gpu import Gpu
 from kvcalc.errors import EXIT_CANNOT_MEASURE, CannotMeasure, KvcalcError, UsageError
 from kvcalc.measure import distributed
 from kvcalc.measure.answer import frame
@@ -23,6 +24,7 @@ def measure_ranks(
     at: Place,
     stopping: Stopping,
     *,
+    gpu: Gpu | None = None,
     timeout_s: int = distributed.DEFAULT_TIMEOUT_S,
 ) -> dict[str, Any] | None:
     """One rank's part of a distributed measurement. Rank 0 gets the answer, the others None.
@@ -36,7 +38,7 @@ def measure_ranks(
             fix=f"torchrun --nproc-per-node {layout_ranks}, or --tp, --pp, --dp whose product is {at.world}",
             field="tp",
         )
-    message = _own(target, ask, opened, at, stopping)
+    message = _own(target, ask, opened, at, stopping, gpu=gpu)
     try:
         store = distributed.open_store(timeout_s)
     except CannotMeasure:
@@ -51,13 +53,15 @@ def measure_ranks(
         with suppress(RuntimeError):
             distributed.close(store)
     silent = "ended, or was killed, before it reported" if stopping.asked else f"no report within {timeout_s} s"
-    return _one_answer(target, ask, found, at, silent=silent)
+    return _one_answer(prepare(target, ask, gpu=gpu), ask, found, at, silent=silent)
 
 
-def _own(target: Target, ask: Ask, opened: Callable[[], Device], at: Place, stopping: Stopping) -> dict[str, Any]:
+def _own(
+    target: Target, ask: Ask, opened: Callable[[], Device], at: Place, stopping: Stopping, *, gpu: Gpu | None
+) -> dict[str, Any]:
     """What this rank reports: its measurement, or why there is none."""
     try:
-        ready = prepare(target, ask)
+        ready = prepare(target, ask, gpu=gpu)
         device = opened()  # loads torch, which must not be interrupted half-way
         stopping.interruptible(True)
         return {"record": measure_load(ready.planner, ready.load, device, rank=at.rank)}
@@ -70,10 +74,9 @@ def _own(target: Target, ask: Ask, opened: Callable[[], Device], at: Place, stop
 
 
 def _one_answer(
-    target: Target, ask: Ask, found: dict[int, dict[str, Any]], at: Place, *, silent: str
+    ready: Prepared, ask: Ask, found: dict[int, dict[str, Any]], at: Place, *, silent: str
 ) -> dict[str, Any]:
     """The ranks' reports side by side; ranks without one are named. silent: what is said of those."""
-    ready = prepare(target, ask)
     records = [message["record"] for message in found.values() if "record" in message]
     ranks = [rank for record in records for rank in record["measured_ranks"]]
     missing = [rank for rank in range(at.world) if "record" not in found.get(rank, {})]

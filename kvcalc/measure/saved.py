@@ -64,7 +64,7 @@ def check(path: str, registry: Registry) -> dict[str, Any]:
     inputs = saved["inputs"]
     target = load_target(str(inputs["target"]).removeprefix("registry:"), registry)
     ask = asked_again(inputs)
-    ready = prepare(target, ask)
+    ready = prepare(target, ask, gpu=None if ask.gpu is None else registry.gpu(ask.gpu))
     plan = ready.planner.plan(ready.load)
     by_rank = {rank: group for group in plan.ranks for rank in group.ranks}
     ranks = [_check_rank(rank, by_rank.get(rank["ranks"][0])) for rank in saved["measured_ranks"]]

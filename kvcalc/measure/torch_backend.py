@@ -143,8 +143,8 @@ def touch_pages(torch: Any, tensor: Any) -> None:
     if storage.nbytes() == 0:
         return
     raw = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)
-    raw[::PAGE_BYTES] = 1
-    raw[-1:] = 1
+    raw[::PAGE_BYTES].fill_(1)
+    raw[-1:].fill_(1)
 
 
 def failed(error: BaseException) -> str | None:

@@ -1,94 +1,200 @@
-"""Where a GPU's memory goes before the cache gets any: total, weights, overhead, and what is left (the pool).
+"""Where a GPU's memory goes before the cache gets any: total, what the engine leaves unused, weights, everything
+else, and what is left (the pool).
 
-A first ledger: weights divided evenly over TP x PP ranks, and one overhead line that is an estimate and says so.
-Replace it with a measured number (--overhead) or give the pool an engine printed (--pool).
+Each line has three values (best guess, worst and best case for the cache) and a word for its source. The lines of
+each column sum to its pool. An engine's own rules are in `vllm_memory`, `sglang_memory`, `llamacpp_memory`; engines
+without rules get one overhead line that is an estimate and says so.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from importlib import import_module
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvcalc.core.gpu import Gpu
 from kvcalc.core.model import Model
-from kvcalc.core.plan import Layout
-from kvcalc.dtypes import get_dtype
+from kvcalc.core.plan import Layout, Load
 from kvcalc.errors import UsageError
-from kvcalc.units import GIB, ceil_div
+from kvcalc.planning.amount import Amount, band, exactly
+from kvcalc.planning.weights import rank_weights
+from kvcalc.units import GIB
 
 if TYPE_CHECKING:
     from kvcalc.core.result import LedgerLine
+    from kvcalc.planning.startlog import StartLog
 
-#: vLLM's default gpu_memory_utilization is 0.92 (0.33, config/cache.py:215): the rest stays unused.
+#: engine -> module of this package with `engine_lines(ask)`; imported only when asked for.
+_RULES = {"vllm": "vllm_ledger", "sglang": "sglang_memory", "llamacpp": "llamacpp_memory"}
+#: What activations, CUDA graphs and the driver took in 52 vLLM start-up logs (versions 0.6 to 0.31, quoted in public
+#: issues), by the card's size: (up to this many bytes; tenth, median and ninth decile in hundredths of a GiB).
+_OVERHEAD = ((30 * GIB, 38, 108, 203), (60 * GIB, 127, 233, 444), (120 * GIB, 170, 318, 578), (None, 216, 406, 784))
+#: Share of the GPU left unused: vLLM's default gpu_memory_utilization is 0.92 (0.33, config/cache.py:215).
 _UNUSED_PERCENT = 8
-#: Median of what activations, CUDA graphs and the driver took in 52 vLLM start-up logs (versions 0.6 to 0.31,
-#: quoted in public issues), by the card's size: (up to this many bytes, hundredths of a GiB).
-_OVERHEAD = ((30 * GIB, 108), (60 * GIB, 233), (120 * GIB, 318), (None, 406))
+
+
+class LedgerAsk(NamedTuple):
+    """Everything the ledger depends on.
+
+    engine, version, options: who allocates and how it is started; load: for engines whose buffers grow with it.
+    overhead_bytes: replaces every line that is neither weights nor unused; total_bytes: the GPU's total as the
+    driver (or a log) gives it; log: what a real start printed.
+    """
+
+    model: Model
+    gpu: Gpu
+    layout: Layout
+    engine: str = "ideal"
+    version: str = ""
+    options: Mapping[str, Any] = MappingProxyType({})
+    load: Load = Load(0)
+    weight_dtype: str | None = None
+    expert_parallel: bool = False
+    overhead_bytes: int | None = None
+    total_bytes: int | None = None
+    log: StartLog | None = None
+
+
+class Lever(NamedTuple):
+    """One change of flags that would leave more for the cache."""
+
+    change: str
+    gain_bytes: int
 
 
 class Ledger(NamedTuple):
-    """The lines of one GPU, the fullest one; they sum to `pool_bytes` (negative: the weights do not fit)."""
+    """The lines of one GPU, the fullest one; they sum to the pools (negative: the weights do not fit)."""
 
     lines: tuple[LedgerLine, ...]
+    assumptions: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def pool_bytes(self) -> int:
         return sum(line["bytes"] for line in self.lines)
 
+    @property
+    def low_pool_bytes(self) -> int:
+        return sum(line["low_bytes"] for line in self.lines)
 
-def weight_bytes(model: Model, weight_dtype: str | None) -> tuple[int, str, str]:
-    """Bytes of all weights, their source and exactness: asked type, else checkpoint, else parameters x own type.
+    @property
+    def high_pool_bytes(self) -> int:
+        return sum(line["high_bytes"] for line in self.lines)
 
-    Raises: UsageError when the file says neither parameters nor bytes.
+
+class Rest(NamedTuple):
+    """What an engine's rules say beside the total and the weights; `levers`: option changes worth trying."""
+
+    lines: list[tuple[str, Amount]]
+    assumptions: list[str]
+    warnings: list[str]
+    levers: list[tuple[str, dict[str, Any]]]
+
+
+def pool_only(pool_bytes: int, source: str, detail: str) -> Ledger:
+    """The ledger of a pool somebody measured."""
+    return Ledger((_given("pool", pool_bytes, source, detail, "exact" if source == "user" else "measured"),))
+
+
+def _given(item: str, size: int, source: str, detail: str, exactness: str = "exact") -> LedgerLine:
+    return {
+        "item": item,
+        "bytes": size,
+        "low_bytes": size,
+        "high_bytes": size,
+        "source": source,
+        "detail": detail,
+        "exactness": exactness,
+    }
+
+
+def _taken(item: str, amount: Amount) -> LedgerLine:
+    """A line that takes memory: its worst case for the cache is its most."""
+    return {
+        "item": item,
+        "bytes": -amount.best,
+        "low_bytes": -amount.high,
+        "high_bytes": -amount.low,
+        "source": amount.source,
+        "detail": amount.detail,
+        "exactness": amount.exactness,
+    }
+
+
+def build_ledger(ask: LedgerAsk) -> Ledger:
+    """The memory of each GPU of the layout.
+
+    Raises: UsageError when the weights are unknown, or where the engine's method is known not to hold.
     """
-    stored = model.weights
-    if weight_dtype is None and stored is not None and stored.bytes is not None:
-        return stored.bytes, stored.source or "checkpoint size", "estimate" if stored.rounded else "exact"
-    if model.parameters is None:
-        raise UsageError(
-            f"{model.name} does not say its parameters, so its weights are unknown",
-            fix="add parameters: (or weights: {bytes: ...}) to the file, or give --pool BYTES",
-            field="parameters",
-        )
-    if weight_dtype is None and (stored is None or stored.dtype is None) and "quant_method" in model.facts:
-        raise UsageError(
-            f"{model.name} is a quantised checkpoint ({model.facts['quant_method']}) of unknown size",
-            fix="give --weight-dtype (fp8, mxfp4 ...), or weights: {bytes: ...} in the file, or --pool BYTES",
-            field="weights",
-        )
-    own = stored.dtype if stored is not None and stored.dtype else model.dtype
-    name = own if weight_dtype is None else weight_dtype
-    dtype = get_dtype(name, field="weight-dtype")
-    return dtype.row_bytes(model.parameters), f"{model.parameters:,} parameters x {dtype.name}", "estimate"
+    total = _total(ask)
+    rest = _rest(ask, total["bytes"])
+    lines = [total, *(_taken(item, amount) for item, amount in rest.lines)]
+    return Ledger(tuple(lines), tuple(rest.assumptions), tuple(rest.warnings))
 
 
-def overhead_bytes(gpu: Gpu) -> int:
-    """The labelled estimate of what is neither weights nor cache."""
-    usual = next(share for most, share in _OVERHEAD if most is None or gpu.total_bytes < most)
-    return gpu.total_bytes * _UNUSED_PERCENT // 100 + usual * GIB // 100
+def levers(ask: LedgerAsk) -> list[Lever]:
+    """Changes of the engine's flags and what each would add to the pool, the largest first."""
+    rest = _rest(ask, _total(ask)["bytes"])
+    now = build_ledger(ask).pool_bytes
+    found = []
+    for change, options in rest.levers:
+        gain = build_ledger(ask._replace(options={**ask.options, **options})).pool_bytes - now
+        if gain > 0:
+            found.append(Lever(change, gain))
+    return sorted(found, key=lambda lever: -lever.gain_bytes)
 
 
-def build_ledger(
-    model: Model, gpu: Gpu, layout: Layout, *, weight_dtype: str | None = None, overhead: int | None = None
-) -> Ledger:
-    """The memory of each GPU of `layout`.
+def _total(ask: LedgerAsk) -> LedgerLine:
+    """What a program sees of the GPU: asked, logged, the runtime's own number, else the driver's or the box's."""
+    gpu, item = ask.gpu, f"{ask.gpu.name} memory"
+    if ask.total_bytes is not None:
+        return _given(item, ask.total_bytes, "user", "--gpu-total")
+    if ask.log is not None and ask.log.total_bytes is not None:
+        return _given(item, ask.log.total_bytes, "log", "total the engine printed")
+    if ask.engine != "ideal" and gpu.runtime_bytes is not None:
+        return _given(item, gpu.runtime_bytes, "log", "total that engines print for this GPU")
+    if gpu.total_is == "driver":
+        return _given(item, gpu.total_bytes, "driver", "driver's total")
+    return _given(item, gpu.total_bytes, "band", "marketed size; the driver reports less", "estimate")
 
-    overhead: bytes that replace the estimate.
 
-    Raises: UsageError when the weights are unknown.
-    """
-    weights, source, exactness = weight_bytes(model, weight_dtype)
-    parts = layout.tp * layout.pp
-    known = "exact" if gpu.total_is == "driver" else "estimate"
-    total_source = "driver's total" if gpu.total_is == "driver" else "marketed size; the driver reports less"
-    if parts > 1:
-        source, exactness = f"{source}, divided by {parts}", "estimate"
-    lines: list[LedgerLine] = [
-        {"item": f"{gpu.name} memory", "bytes": gpu.total_bytes, "source": total_source, "exactness": known},
-        {"item": "weights", "bytes": -ceil_div(weights, parts), "source": source, "exactness": exactness},
-    ]
-    if overhead is None:
-        rule = f"{_UNUSED_PERCENT} % left unused + median of 52 start-up logs; replace with --overhead"
-        lines.append({"item": "overhead", "bytes": -overhead_bytes(gpu), "source": rule, "exactness": "estimate"})
-    else:
-        lines.append({"item": "overhead", "bytes": -overhead, "source": "--overhead", "exactness": "exact"})
-    return Ledger(tuple(lines))
+def _rest(ask: LedgerAsk, total: int) -> Rest:
+    if ask.engine in _RULES:
+        module = import_module(f"kvcalc.planning.{_RULES[ask.engine]}")
+        rest: Rest = module.engine_rest(ask, total)
+        return rest
+    weights = weights_of(ask)
+    lines = [("weights", weights)]
+    if ask.overhead_bytes is not None:
+        return Rest([*lines, ("overhead", user_overhead(ask.overhead_bytes))], [], [], [])
+    unused = exactly(total * _UNUSED_PERCENT // 100, "formula", f"{_UNUSED_PERCENT} % left unused", "estimate")
+    _, low, usual, high = next(row for row in _OVERHEAD if row[0] is None or ask.gpu.total_bytes < row[0])
+    detail = "deciles of 52 vLLM start-up logs; replace with --overhead"
+    overhead = band(usual * GIB // 100, low * GIB // 100, high * GIB // 100, "band", detail)
+    return Rest([*lines, ("unused share", unused), ("overhead", overhead)], [], [], [])
+
+
+def weights_of(ask: LedgerAsk) -> Amount:
+    """The weights of the fullest rank; vLLM's own flag for expert parallelism counts, too."""
+    return rank_weights(
+        ask.model,
+        ask.layout,
+        weight_dtype=ask.weight_dtype,
+        expert_parallel=ask.expert_parallel or bool(ask.options.get("enable_expert_parallel")),
+        drafts=bool(ask.options.get("num_speculative_tokens")),
+    )
+
+
+def user_overhead(size: int) -> Amount:
+    return exactly(size, "user", "--overhead")
+
+
+def refuse(ask: LedgerAsk, why: str) -> UsageError:
+    """The error where an engine's closed form is known not to hold."""
+    return UsageError(
+        f"the memory {ask.engine} leaves for the cache is unknown here: {why}",
+        fix="give --overhead SIZE (everything but weights), --pool SIZE, or --from-log FILE of a real start",
+        field="gpu",
+        value=ask.gpu.name,
+    )

@@ -166,3 +166,8 @@ def _full(full: Answer) -> Sheet:
         f"limit {full['limit_bytes']:,} B = {gib(full['limit_bytes'])} ({full['limit_is']}), {full['tries']} tries",
     )
     return Sheet(lead=lead, columns=columns, rows=rows)
+
+
+def measured(answer: Mapping[str, Any]) -> tuple[Sheet, ...]:
+    """The sheets of a measurement beside another answer, where one was asked for."""
+    return measured_sheets(answer["measured"]) if "measured" in answer else ()

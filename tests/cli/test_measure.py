@@ -12,6 +12,7 @@ import pytest
 
 from kvcalc.__main__ import main
 from kvcalc.answers.schemas import read_answer
+from kvcalc.engines import engine_names
 
 ROOT = Path(__file__).parents[2]
 MODEL = """
@@ -75,6 +76,23 @@ def test_measure_beside_other_answers(command: str, model: str, capsys: pytest.C
     read_answer(command, json.dumps(found), file="out")
     plain = answer(capsys, command, model, "-c", "1000", *pool)
     assert "measured" not in (plain["results"][0] if command == "compare" else plain)
+
+
+@pytest.mark.parametrize("engine", engine_names())
+@pytest.mark.parametrize("gpu", ["h100-80gb", "rtx-4090"])
+def test_the_measured_plan_is_the_records(engine: str, gpu: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What compare allocates is what its record says of each rank, whatever the GPU changes in the engine's plan."""
+    targets = ["qwen3-0.6b", "gemma-3-1b"]
+    found = answer(
+        capsys, "compare", *targets, "-c", "300", "-e", engine, "--gpu", gpu, "--measure", "--device", "meta"
+    )
+    for record in found["results"]:
+        by_rank = {rank["rank"]: rank["bytes"] for rank in record["ranks"]}
+        for measured in record["measured"]["measured_ranks"]:
+            assert [by_rank[rank] for rank in measured["ranks"]] == [measured["predicted_bytes"]] * len(
+                measured["ranks"]
+            )
+            assert measured["equal"] is True
 
 
 @pytest.mark.parametrize("shape", ["table", "plain", "csv", "markdown"])
@@ -202,6 +220,26 @@ def test_what_cannot_be(
     got, _, err = run(capsys, "measure", model, *arguments)
     assert got == code
     assert said in err
+
+
+def test_transformers_says_what_it_needs(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own engine, one process, a config.json, and the library: each is named when it is missing."""
+    flags = ["--cache", "transformers", "--device", "cpu", "-c", "10"]
+    code, _, err = run(capsys, "measure", model, *flags)
+    assert (code, "is not" in err, "config.json" in err) == (4, True, True)
+    code, _, err = run(capsys, "measure", model, *flags, "-e", "vllm")
+    assert (code, "not the cache of vllm" in err) == (2, True)
+    code, _, err = run(capsys, "measure", model, *flags, "--pp", "2")
+    assert (code, "one process" in err) == (2, True)
+    shape = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "torch_dtype": "bfloat16", **shape}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    code, _, err = run(capsys, "measure", str(tmp_path), *flags)
+    assert code == 4
+    assert err == "kvcalc: --cache transformers needs transformers: pip install transformers==5.23.0\n"
 
 
 def test_ctrl_c(model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

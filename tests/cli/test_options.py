@@ -164,7 +164,8 @@ def test_fit_on_a_pool(call: Call) -> None:
     assert done.code == 0
     answer = done.answer
     assert (answer["fits"], answer["max_context_tokens"], answer["max_sessions"]) == (True, 8192, 1)
-    assert answer["ledger"] == [{"item": "pool", "bytes": GIB, "source": "--pool", "exactness": "exact"}]
+    line = {"bytes": GIB, "low_bytes": GIB, "high_bytes": GIB, "source": "user", "detail": "--pool"}
+    assert answer["ledger"] == [{"item": "pool", **line, "exactness": "exact"}]
     assert answer["exactness"] == "exact"
     done = call("fit", "llama3", "--pool", str(GIB - 1), "-c", "8192", "--json")
     assert done.code == 1
@@ -198,16 +199,17 @@ def test_ledger_sums_to_the_pool(call: Call) -> None:
     assert answer["ledger"][-1]["exactness"] == "estimate"
     answer = call("fit", "llama3", "--gpu", "h100-80gb", "--overhead", "3GiB", "--json").answer
     assert answer["ledger"][-1] == {
-        "item": "overhead", "bytes": -3 * GIB, "source": "--overhead", "exactness": "exact",
+        "item": "overhead", "bytes": -3 * GIB, "low_bytes": -3 * GIB, "high_bytes": -3 * GIB,
+        "source": "user", "detail": "--overhead", "exactness": "exact",
     }  # fmt: skip
     # nvidia-smi of the H100 80GB says 81559 MiB; 8,030,261,248 parameters of 2 bytes.
     assert answer["pool_bytes"] == 81559 * 2**20 - 2 * 8030261248 - 3 * GIB
 
 
 def test_weight_dtype(call: Call) -> None:
-    """--weight-dtype prices the parameters in another type."""
+    """--weight-dtype prices the parameters in another type; embeddings (128,256 x 4,096, twice) stay in 16 bits."""
     answer = call("fit", "llama3", "--gpu", "h100-80gb", "--weight-dtype", "fp8", "--json").answer
-    assert answer["ledger"][1]["bytes"] == -8030261248
+    assert answer["ledger"][1]["bytes"] == -8030261248 - 2 * 128256 * 4096
     assert answer["ledger"][1]["exactness"] == "estimate"
 
 
@@ -224,7 +226,7 @@ def test_weight_dtype(call: Call) -> None:
 def test_gpu_count(call: Call, arguments: list[str], layout: dict[str, int]) -> None:
     """NAME:N spends N GPUs: on TP unless other degrees take their share."""
     answer = call("fit", "llama3-70b", *arguments, "--json").answer
-    assert answer["layout"] == layout
+    assert answer["layout"] == {**layout, "ep": 1}
     assert answer["gpu"]["count"] == layout["tp"] * layout["pp"] * layout["dp"]
     assert len(answer["ranks"]) == answer["gpu"]["count"]
 

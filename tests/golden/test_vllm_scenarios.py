@@ -264,6 +264,20 @@ def test_s41_the_ledger_closes() -> None:
     assert abs(suggested - 151_519_866_880) <= 5 * 0.005 * GIB
 
 
+def test_qwen_3_8_27b_with_two_gpus_and_fp8() -> None:
+    """208 blocks of 1,568 tokens in 4.99 GiB are 302,921 tokens and 2.31x at 131,072; two state blocks per group.
+
+    https://github.com/mitchross/talos-argocd-proxmox/pull/1995
+    """
+    doc = {"pattern": ["delta", "delta", "delta", "attn"], "architecture": "qwen3_5_text", "state_dtype": "float32"}
+    plan = planner(QWEN_35_27B, 64, version="0.28", tp=2, types="fp8_e4m3", doc=doc)
+    for report in reports(plan, 131_072, "4.99"):
+        assert report["block_size"] == 1568
+        assert report["num_gpu_blocks"] == 208
+        assert report["kv_cache_tokens"] == 302_921
+        assert f"{report['max_concurrency']:.2f}" == "2.31"
+
+
 @pytest.mark.parametrize(
     ("batched", "async_scheduling", "printed"),
     [(8192, True, "3.34"), (2048, True, "4.86"), (16384, True, "2.36"), (8192, False, "4.22")],

@@ -166,6 +166,7 @@ _FROM_HF = {
     "qwen3_vl_moe_text": "qwen3vlmoe", "qwen3_omni_moe": "qwen3vlmoe", "qwen3_omni_moe_text": "qwen3vlmoe",
     "qwen3_next": "qwen3next", "qwen3_5": "qwen35", "qwen3_5_text": "qwen35", "qwen3_5_moe": "qwen35moe",
     "qwen3_5_moe_text": "qwen35moe", "qwen4_exp": "qwen4exp", "qwen4_exp_text": "qwen4exp", "phi": "phi2",
+    "phi-msft": "phi2",
     "gemma3_text": "gemma3", "gemma3n_text": "gemma3n",
     "gemma4_text": "gemma4", "gemma4_unified": "gemma4", "gemma4_unified_text": "gemma4", "mamba": "mamba",
     "falcon_mamba": "mamba", "glm": "chatglm", "glm4v": "glm4", "glm4v_text": "glm4", "glm4_moe": "glm4moe",

@@ -13,6 +13,7 @@ from kvcalc.core.plan import Layout
 from kvcalc.engines.base import Option, Setup
 from kvcalc.engines.vllm import archs
 from kvcalc.engines.vllm.cachedtypes import CACHE_DTYPES, TURBOQUANT, vllm_name
+from kvcalc.engines.vllm.defaults import default_batch, is_a100, read_version
 from kvcalc.engines.vllm.spec import Limits
 from kvcalc.engines.vllm.versions import RULES, Rules
 from kvcalc.errors import EngineRefusal, UsageError
@@ -52,12 +53,30 @@ OPTIONS: tuple[Option, ...] = (
         choices=("mtp", "ngram"),
         default="mtp",
     ),
+    Option(name="flashinfer", parse="switch", help="FlashInfer's kernels are there, as the wheel asks", default=True),
     Option(name="gpu_memory_utilization", parse="fraction", help="--gpu-memory-utilization, of the GPU's total"),
+    Option(name="enforce_eager", parse="switch", help="--enforce-eager: no CUDA graphs", default=False),
+    Option(
+        name="enable_expert_parallel",
+        parse="switch",
+        help="--enable-expert-parallel: experts are divided over TP x DP",
+        default=False,
+    ),
+    Option(
+        name="language_model_only",
+        parse="switch",
+        help="--language-model-only: no encoder is loaded or profiled",
+        default=False,
+    ),
+    Option(
+        name="use_flashinfer_sampler",
+        parse="switch",
+        help="VLLM_USE_FLASHINFER_SAMPLER: before 0.17 it decides what sampling takes",
+    ),
     Option(name="num_gpu_blocks_override", parse="count", help="--num-gpu-blocks-override: blocks instead of a pool"),
 )
 
-#: `vllm serve` without --max-num-batched-tokens, by architecture: 16,384 from 160 GiB on, 8,192 from 70 GiB on
-#: (but not on an A100), else 2,048. Source: engine/arg_utils.py `get_batch_defaults`.
+#: `vllm serve` without --max-num-batched-tokens where only the architecture of the GPU is known.
 _BATCH_TOKENS = {90: 8192, 100: 16384, 103: 16384}
 _SMALL_BATCH = 2048
 _DEFAULT_CAPABILITY = 90
@@ -88,6 +107,7 @@ class Settings:
     draft_layers: bool
     skip_layers: frozenset[str]
     has_states: bool
+    flashinfer: bool
     assumptions: tuple[str, ...]
 
     @property
@@ -133,8 +153,8 @@ def read_settings(model: Model, setup: Setup, *, has_states: bool, has_attention
         caching = has_attention and not crosses and (rules.hybrid_caching or not has_states)
     batch = options.get("max_num_batched_tokens")
     if batch is None:
-        batch = _BATCH_TOKENS.get(capability, _SMALL_BATCH)
-        notes.append(f"max_num_batched_tokens {batch:,}: what vllm serve sets on sm{capability}")
+        batch = _batch_tokens(setup, capability)
+        notes.append(f"max_num_batched_tokens {batch:,}: what vllm serve sets on this GPU")
     drafts = int(options["num_speculative_tokens"])
     if not (block := options.get("block_size")):
         block = None
@@ -156,8 +176,16 @@ def read_settings(model: Model, setup: Setup, *, has_states: bool, has_attention
         draft_layers=drafts > 0 and options["speculative_method"] == "mtp",
         skip_layers=_skip_layers(model, options, kv_dtype, hybrid=has_states and has_attention),
         has_states=has_states,
+        flashinfer=bool(options["flashinfer"]),
         assumptions=tuple(notes),
     )
+
+
+def _batch_tokens(setup: Setup, capability: int) -> int:
+    """By the GPU's memory; where only the architecture is known, by its usual card."""
+    if setup.gpu_bytes is None:
+        return _BATCH_TOKENS.get(capability, _SMALL_BATCH)
+    return default_batch(read_version(setup.version), setup.gpu_bytes, a100=is_a100(capability))
 
 
 def _capability(gpu: str | None, notes: list[str]) -> int:

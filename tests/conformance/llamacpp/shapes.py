@@ -83,6 +83,9 @@ def _every(layers: int, period: int, hit: int, miss: int = 0, offset: int | None
     return [hit if index % period == place else miss for index in range(layers)]
 
 
+_MIMO_FULL = (0, 5, 11, 17, 23, 29, 35, 41, 47)
+_NEMOTRON = "M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-"
+
 #: Real models: name -> (GGUF architecture, keys).
 REAL: dict[str, tuple[str, Keys]] = {
     "llama-3.1-8b": ("llama", attention(32, 4096, 32, 8, ctx=131072)),
@@ -119,7 +122,8 @@ REAL: dict[str, tuple[str, Keys]] = {
     "llama-4-scout": ("llama4", attention(48, 5120, 40, 8, dk=128, dv=128, ctx=10485760, rope__dimension_count=128) | MOE),
     "smallthinker-21b": ("smallthinker", attention(52, 2560, 28, 4, dk=128, dv=128, ctx=16384, window=4096) | MOE),
     "mimo-v2-flash": ("mimo2", attention(
-        48, 4096, 64, _every(48, 6, 4, 8, 0), dk=192, dv=128, ctx=262144, window=128, pattern=_every(48, 6, 0, 1, 0)) | MOE),
+        48, 4096, 64, [4 if i in _MIMO_FULL else 8 for i in range(48)], dk=192, dv=128, ctx=262144, window=128,
+        pattern=[int(i not in _MIMO_FULL) for i in range(48)]) | MOE),
     "step-3.5-flash": ("step35", attention(
         45, 4096, _every(45, 4, 64, 96, 0), 8, dk=128, dv=128, ctx=262144, window=512, pattern=_every(45, 4, 0, 1, 0)) | MOE),
     "deepseek-v2-lite": ("deepseek2", attention(27, 2048, 16, None) | MOE | mla(512, 64, 128, 128)),
@@ -132,7 +136,7 @@ REAL: dict[str, tuple[str, Keys]] = {
         62, 2560, 40, 40, dk=96, ctx=32768, rope__dimension_count=32, attention__q_lora_rank=768,
         attention__kv_lora_rank=256)),
     "kimi-linear-48b": ("kimi-linear", attention(27, 2304, 32, None, ctx=1048576) | MOE | mla(512, 64, 128, 128) | {
-        "attention.head_count_kv": _every(27, 4, 1), "attention.value_length": 72, "ssm.conv_kernel": 4,
+        "attention.head_count_kv": [*_every(26, 4, 1), 1], "attention.value_length": 72, "ssm.conv_kernel": 4,
         "kda.head_dim": 128}),
     "qwen3-next-80b": ("qwen3next", attention(48, 2048, 16, 2, dk=256, dv=256, ctx=262144) | MOE | ssm(4, 4096, 128, 32, 16)),
     "qwen3.5-27b": ("qwen35", attention(64, 5120, 24, 4, dk=256, dv=256, ctx=262144) | SECTIONS | ssm(4, 6144, 128, 48, 16)),
@@ -148,8 +152,8 @@ REAL: dict[str, tuple[str, Keys]] = {
     "lfm2-1.2b": ("lfm2", attention(16, 2048, 32, [8 if i in (2, 5, 8, 10, 12, 14) else 0 for i in range(16)],
                                     ctx=128000, shortconv__l_cache=3)),
     "nemotron-nano-9b-v2": ("nemotron_h", attention(
-        56, 4480, 40, [8 if i in (14, 21, 30, 39) else 0 for i in range(56)], dk=128, dv=128, ctx=131072,
-        ff=[15680 if i % 2 else 0 for i in range(56)]) | ssm(4, 10240, 128, 128, 8)),
+        56, 4480, 40, [8 if c == "*" else 0 for c in _NEMOTRON], dk=128, dv=128, ctx=131072,
+        ff=[15680 if c == "-" else 0 for c in _NEMOTRON]) | ssm(4, 10240, 128, 128, 8)),
     "rwkv7-1.5b": ("rwkv7", attention(
         24, 2048, 0, None, wkv__head_size=64, attention__decay_lora_rank=96, attention__iclr_lora_rank=96,
         attention__value_residual_mix_lora_rank=64, attention__gate_lora_rank=256)),
@@ -160,7 +164,7 @@ REAL: dict[str, tuple[str, Keys]] = {
     "openelm-1.1b": ("openelm", attention(
         8, 2048, [16, 16, 16, 20, 20, 20, 24, 32], [4, 4, 4, 5, 5, 5, 6, 8], dk=64, dv=64, ctx=2048,
         ff=[768, 1024, 1280, 1536, 1792, 2048, 2304, 2560])),
-    "deepseek-v4-flash": ("deepseek4", V4 | attention(
+    "deepseek-v4-flash": ("deepseek4", V4 | indexer(128) | attention(
         43, 4096, 64, 1, dk=512, dv=512, ctx=1048576, window=128, swiglu_clamp_exp=[7.0] * 43,
         attention__compress_ratios=[0, 0] + [4 if i % 2 == 0 else 128 for i in range(41)])),
 }  # fmt: skip

@@ -12,6 +12,7 @@ import ctypes as c
 import json
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 GGML_TYPES = {
@@ -24,21 +25,31 @@ class GgufParams(c.Structure):
     _fields_ = [("no_alloc", c.c_bool), ("ctx", c.c_void_p)]
 
 
+def build() -> int:
+    """The llama.cpp build of the installed wheel, the last part of its version."""
+    return int(version("xllamacpp").rpartition(".")[2])
+
+
+#: Fields that builds before this one do not have.
+NEW = build() >= 11549
+
+
 class ModelParams(c.Structure):
-    """`llama_model_params` of llama.cpp b11549."""
+    """`llama_model_params` of llama.cpp b11549 and b10566."""
 
     _fields_ = [
         ("devices", c.c_void_p), ("tensor_buft_overrides", c.c_void_p),
-        ("n_gpu_layers", c.c_int32), ("split_mode", c.c_int32), ("load_mode", c.c_int32), ("lazy_mode", c.c_int32),
+        ("n_gpu_layers", c.c_int32), ("split_mode", c.c_int32), ("load_mode", c.c_int32),
+        *([("lazy_mode", c.c_int32)] if NEW else []),
         ("main_gpu", c.c_int32), ("tensor_split", c.c_void_p), ("progress_callback", c.c_void_p),
         ("progress_callback_user_data", c.c_void_p), ("kv_overrides", c.c_void_p),
         ("vocab_only", c.c_bool), ("check_tensors", c.c_bool), ("use_extra_bufts", c.c_bool), ("no_host", c.c_bool),
-        ("no_alloc", c.c_bool), ("load_mtp", c.c_bool),
+        ("no_alloc", c.c_bool), *([("load_mtp", c.c_bool)] if NEW else []),
     ]  # fmt: skip
 
 
 class ContextParams(c.Structure):
-    """`llama_context_params` of llama.cpp b11549 (0c1e57098 has no 8-byte field before the switches)."""
+    """`llama_context_params` of llama.cpp b11549 and b10566."""
 
     _fields_ = [
         ("n_ctx", c.c_uint32), ("n_batch", c.c_uint32), ("n_ubatch", c.c_uint32), ("n_seq_max", c.c_uint32),
@@ -49,7 +60,8 @@ class ContextParams(c.Structure):
         ("yarn_ext_factor", c.c_float), ("yarn_attn_factor", c.c_float), ("yarn_beta_fast", c.c_float),
         ("yarn_beta_slow", c.c_float), ("yarn_orig_ctx", c.c_uint32), ("defrag_thold", c.c_float),
         ("cb_eval", c.c_void_p), ("cb_eval_user_data", c.c_void_p), ("type_k", c.c_int32), ("type_v", c.c_int32),
-        ("abort_callback", c.c_void_p), ("abort_callback_data", c.c_void_p), ("moe_cache_size", c.c_uint64),
+        ("abort_callback", c.c_void_p), ("abort_callback_data", c.c_void_p),
+        *([("moe_cache_size", c.c_uint64)] if NEW else []),
         ("embeddings", c.c_bool), ("offload_kqv", c.c_bool), ("no_perf", c.c_bool), ("op_offload", c.c_bool),
         ("swa_full", c.c_bool), ("kv_unified", c.c_bool), ("samplers", c.c_void_p), ("n_samplers", c.c_size_t),
         ("ctx_other", c.c_void_p),
@@ -126,7 +138,8 @@ class Engine:
     def load(self, path: str) -> int | None:
         params = self.lib.llama_model_default_params()
         params.no_alloc = True
-        params.load_mtp = True
+        if NEW:
+            params.load_mtp = True
         params.n_gpu_layers = 0
         header = self.lib.gguf_init_from_file(path.encode(), GgufParams(True, None))
         return self.lib.llama_model_init_from_user(header, self._keep[1], None, params) if header else None

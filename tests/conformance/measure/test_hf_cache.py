@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from kvcalc.answers.common import Ask
-from kvcalc.engines import engine_names
 from kvcalc.errors import CannotMeasure, EngineRefusal
 from kvcalc.measure.devices import open_device
 from kvcalc.measure.hf_cache import measure_cache
@@ -39,7 +38,6 @@ DIFFERENT = {
     "XiaomiMiMo/MiMo-V2-Flash": "configuration_mimo_v2_flash.py:132 makes the window sliding_window_size + 1 = 129",
     "stepfun-ai/Step-3.7-Flash": "the flat config is read as an outer one, whose text config is all full attention",
 }
-pytestmark = pytest.mark.skipif("transformers" not in engine_names(), reason="no engine of that name yet")
 
 
 def measure(repo: str, tmp_path: Path, tokens: int, *, cache: str = "dynamic", device: str = "meta") -> dict[str, Any]:

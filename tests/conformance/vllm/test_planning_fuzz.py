@@ -71,7 +71,7 @@ class Drawn:
         )
         return spec, self._attention("full", heads, key, value, block)
 
-    def _attention(self, kind: Any, heads: int, key: int, value: int, block: int, span: int = 0) -> Spec:  # noqa: PLR0917
+    def _attention(self, kind: Any, heads: int, key: int, value: int, block: int, span: int = 0) -> Spec:
         size = heads * (key + value) * 2 * block
         return Spec(
             kind=kind,
@@ -116,7 +116,7 @@ class Drawn:
         )
         return spec, self._latent("mla", block, width, states)
 
-    def _latent(self, kind: Any, block: int, width: int, states: int = 1, span: int = 0, item: int = 1) -> Spec:  # noqa: PLR0917
+    def _latent(self, kind: Any, block: int, width: int, states: int = 1, span: int = 0, item: int = 1) -> Spec:
         content = block // states * width * item
         page = -(-content // 576) * 576 if self.outer else content
         return Spec(

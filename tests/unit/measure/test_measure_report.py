@@ -11,16 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import cache_dtypes, layouts, loads, models
 
+from kvcalc.answers.common import Ask, prepare
 from kvcalc.core.model import Model
 from kvcalc.core.plan import CachePlan, Layout, Load, Planner, RankPlan, Tensor
 from kvcalc.document import model_from_document
 from kvcalc.engines import engine_names, get_engine
 from kvcalc.engines.base import CacheDtypes, Setup
-from kvcalc.errors import CannotMeasure, EngineRefusal
+from kvcalc.errors import CannotMeasure, EngineRefusal, UsageError
 from kvcalc.measure import torch_backend
 from kvcalc.measure.devices import open_device
 from kvcalc.measure.report import measure_load, measure_rank
 from kvcalc.measure.torch_backend import CpuDevice, Device
+from kvcalc.registry import load_registry
+from kvcalc.targets import load_target
 
 BF16 = CacheDtypes(
     key="bfloat16", value="bfloat16", index="bfloat16", pending="bfloat16", conv="bfloat16", state="float32"
@@ -54,7 +57,7 @@ def planner(model: Model, name: str, layout: Layout, dtypes: CacheDtypes) -> Pla
 
 def check(plan: CachePlan, device: Device) -> None:
     """Each tensor, each rank and the total are what torch stores."""
-    for rank in plan.ranks:
+    for rank in [*plan.ranks, *([plan.host] if plan.host else [])]:
         record = measure_rank(rank, device)
         for tensor, row in zip(rank.tensors, record["tensors"], strict=True):
             assert row["requested_bytes"] == tensor.bytes, (tensor, row)
@@ -67,11 +70,11 @@ def check(plan: CachePlan, device: Device) -> None:
 def test_every_plan_is_what_torch_stores(name: str, meta: Device) -> None:
     """For random models of all kinds, dtypes, loads and layouts, on `meta`: sizes have no limit there."""
 
-    @given(models(), cache_dtypes(), loads(), layouts(max_stages=2))
+    @given(models(), st.one_of(st.just(BF16), cache_dtypes()), loads(), st.one_of(st.just(Layout()), layouts(2)))
     def holds(model: Model, dtypes: CacheDtypes, load: Load, layout: Layout) -> None:
         try:
             plan = planner(model, name, layout, dtypes).plan(load)
-        except EngineRefusal:
+        except (EngineRefusal, UsageError):
             return
         check(plan, meta)
 
@@ -79,14 +82,30 @@ def test_every_plan_is_what_torch_stores(name: str, meta: Device) -> None:
 
 
 @pytest.mark.parametrize("name", engine_names())
+def test_every_shipped_model_is_what_torch_stores(name: str, meta: Device) -> None:
+    """Every shipped model that the engine takes, at two loads (random models lack what some engines ask for)."""
+    planned = 0
+    registry = load_registry(None)
+    for target in (load_target(model, registry) for model in registry.model_names()):
+        try:
+            ready = prepare(target, Ask(engine=name, encoder_tokens=100))
+            for load in (Load(5000, 1, 100), Load(100, 3, 100)):
+                check(ready.planner.plan(load), meta)
+        except (EngineRefusal, UsageError):
+            continue
+        planned += 1
+    assert planned >= 50
+
+
+@pytest.mark.parametrize("name", engine_names())
 def test_every_small_plan_is_what_the_cpu_stores(name: str, cpu: Device) -> None:
     """The same with real memory, every page written."""
 
-    @given(models(), cache_dtypes(), loads(max_tokens=40), st.integers(1, 3))
+    @given(models(), st.one_of(st.just(BF16), cache_dtypes()), loads(max_tokens=40), st.integers(1, 3))
     def holds(model: Model, dtypes: CacheDtypes, load: Load, tp: int) -> None:
         try:
             plan = planner(model, name, Layout(tp=tp), dtypes).plan(Load(load.context_tokens, 1, 3))
-        except EngineRefusal:
+        except (EngineRefusal, UsageError):
             return
         if plan.max_rank_bytes < 32 * 2**20:
             check(plan, cpu)
@@ -102,16 +121,16 @@ def test_a_plan_of_a_terabyte_on_meta(meta: Device) -> None:
 
 
 def test_a_plan_of_two_gigabytes_in_memory(cpu: Device) -> None:
-    """Llama-3-8B, 16 Ki tokens, every page written: the process is that much larger."""
+    """Llama-3-8B, 16 Ki tokens, every page written: all of it is resident."""
     if (cpu.free_bytes() or 0) < 3 * 2**30:
         pytest.skip("less than 3 GiB of memory free")
     record = measure_load(llama(), Load(2**14), cpu)
     rank = record["measured_ranks"][0]
     assert record["requested_bytes"] == record["predicted_bytes"] == 2**31
-    before, used = rank["device_used_before_bytes"], rank["device_used_bytes"]
-    if before is not None and used is not None:
-        assert used - before >= 0.95 * 2**31
-        assert (cpu.used_bytes() or 0) < before + 2**29, "freed afterwards"
+    used = rank["device_used_bytes"]
+    if used is not None:  # what the process held before may be reused, so only the whole is compared
+        assert used >= 2**31
+        assert (cpu.used_bytes() or 0) < used - 2**30, "freed afterwards"
 
 
 def wrong(plan: RankPlan, change: str) -> RankPlan:

@@ -1,4 +1,4 @@
-"""Where a GPU's memory goes before the cache gets any."""
+"""What the weights take, and the ledger of engines without rules of their own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from kvcalc.core.model import Model
 from kvcalc.core.plan import Layout
 from kvcalc.document import model_from_document
 from kvcalc.errors import UsageError
-from kvcalc.planning.ledger import build_ledger, weight_bytes
+from kvcalc.planning.ledger import Ledger, LedgerAsk, build_ledger
+from kvcalc.planning.weights import checkpoint
 from kvcalc.registry import load_registry
 from kvcalc.units import GIB
 
@@ -22,6 +23,10 @@ H100 = load_registry().gpu("h100-80gb")
 def model(**fields: Any) -> Model:
     attention = {"kind": "mha", "heads": 2, "head_dim": 4}
     return model_from_document({"name": "m", "layers": 2, "dtype": "bfloat16", "attention": attention, **fields})
+
+
+def ledger_of(model: Model, gpu: Gpu, layout: Layout, *, overhead: int | None = None) -> Ledger:
+    return build_ledger(LedgerAsk(model=model, gpu=gpu, layout=layout, overhead_bytes=overhead))
 
 
 @pytest.mark.parametrize(
@@ -40,10 +45,10 @@ def model(**fields: Any) -> Model:
 )
 def test_weights(*, fields: dict[str, Any], asked: str | None, size: int, exactness: str) -> None:
     """The type asked for, else the checkpoint's own bytes, else parameters in the stated or the model's type."""
-    found, source, label = weight_bytes(model(**fields), asked)
-    assert (found, label) == (size, exactness)
-    assert type(found) is int
-    assert source
+    found = checkpoint(model(**fields), asked)
+    assert (found.bytes, found.exactness) == (size, exactness)
+    assert type(found.bytes) is int
+    assert found.detail
 
 
 @pytest.mark.parametrize(
@@ -52,14 +57,14 @@ def test_weights(*, fields: dict[str, Any], asked: str | None, size: int, exactn
 def test_unknown_weights_are_asked_for(fields: dict[str, Any]) -> None:
     """No parameters, or a quantised checkpoint of unknown size: a question, not a guess."""
     with pytest.raises(UsageError) as caught:
-        weight_bytes(model(**fields), None)
+        checkpoint(model(**fields), None)
     assert "--pool" in (caught.value.fix or "")
 
 
 @pytest.mark.parametrize("layout", [Layout(), Layout(tp=2), Layout(tp=3), Layout(tp=4, pp=2), Layout(tp=8, dp=2)])
 def test_lines_sum_to_the_pool(layout: Layout) -> None:
     """Total, weights over TP x PP ranks (rounded up), overhead: the pool is what is left; replicas do not divide."""
-    ledger = build_ledger(model(parameters=10**9), H100, layout, overhead=GIB)
+    ledger = ledger_of(model(parameters=10**9), H100, layout, overhead=GIB)
     ranks = layout.tp * layout.pp
     assert [line["bytes"] for line in ledger.lines] == [81559 * 2**20, (-2 * 10**9) // ranks, -GIB]
     assert ledger.pool_bytes == sum(line["bytes"] for line in ledger.lines)
@@ -69,21 +74,21 @@ def test_lines_sum_to_the_pool(layout: Layout) -> None:
 def test_estimates_say_so() -> None:
     """The overhead is an estimate unless it was given; so is a marketed size, and a division of weights."""
     exact = model(weights={"bytes": 10**9})
-    labels = [line["exactness"] for line in build_ledger(exact, H100, Layout(), overhead=0).lines]
+    labels = [line["exactness"] for line in ledger_of(exact, H100, Layout(), overhead=0).lines]
     assert labels == ["exact", "exact", "exact"]
-    labels = [line["exactness"] for line in build_ledger(exact, H100, Layout(tp=2)).lines]
-    assert labels == ["exact", "estimate", "estimate"]
+    labels = [line["exactness"] for line in ledger_of(exact, H100, Layout(tp=2)).lines]
+    assert labels == ["exact", "estimate", "estimate", "estimate"]
     marketed = next(gpu for gpu in load_registry().gpus() if gpu.total_is == "marketed")
-    assert build_ledger(exact, marketed, Layout(), overhead=0).lines[0]["exactness"] == "estimate"
+    assert ledger_of(exact, marketed, Layout(), overhead=0).lines[0]["exactness"] == "estimate"
 
 
 @pytest.mark.parametrize("gpu", load_registry().gpus(), ids=lambda gpu: gpu.name)
 def test_overhead_is_a_part_of_every_gpu(gpu: Gpu) -> None:
     """The estimate is positive and leaves most of every card."""
-    taken = -build_ledger(model(parameters=1), gpu, Layout()).lines[-1]["bytes"]
+    taken = -sum(line["bytes"] for line in ledger_of(model(parameters=1), gpu, Layout()).lines[2:])
     assert 0 < taken < gpu.total_bytes // 3
 
 
 def test_weights_above_the_card() -> None:
     """Weights that do not fit leave a negative pool: how much is missing, not zero."""
-    assert build_ledger(model(parameters=10**12), H100, Layout(), overhead=0).pool_bytes == 81559 * 2**20 - 2 * 10**12
+    assert ledger_of(model(parameters=10**12), H100, Layout(), overhead=0).pool_bytes == 81559 * 2**20 - 2 * 10**12

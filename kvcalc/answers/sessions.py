@@ -1,0 +1,194 @@
+"""`sessions`: how many sessions of real lengths a pool holds, what binds, and what happens at a given number."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from kvcalc.answers.common import Ask, Prepared, engine_info, header, model_info, prepare
+from kvcalc.answers.fit import gpu_info, layout_info, pool_of, tensor_parallel
+from kvcalc.core.capacity import max_sessions
+from kvcalc.errors import UsageError
+from kvcalc.planning.admission import Admission, admission
+from kvcalc.planning.ledger import Ledger, pool_only
+from kvcalc.planning.sessions import Demand, Limits, Targets, demand_of, limits_of, rates_at
+from kvcalc.units import ceil_div
+
+if TYPE_CHECKING:
+    from kvcalc.core.gpu import Gpu
+    from kvcalc.core.result import SessionLimits, SessionLoad
+    from kvcalc.planning.workload import Workload
+    from kvcalc.targets import Target
+
+
+class Question(NamedTuple):
+    """What is asked beside the common options. at: report the rates at this many sessions."""
+
+    workload: Workload
+    targets: Targets
+    at: int | None = None
+
+
+def sessions(target: Target, ask: Ask, gpu: Gpu | None, question: Question) -> dict[str, Any]:
+    """The answer of `kvcalc sessions`.
+
+    Raises: UsageError, EngineRefusal.
+    """
+    tp, notes = tensor_parallel(target, ask, gpu)
+    ready = prepare(target, ask, tp=tp, gpu=gpu)
+    workload = question.workload
+    rule = admission(
+        ready.engine.name,
+        ready.planner,
+        longest=workload.longest + workload.shared_prompt,
+        encoder_tokens=ready.load.encoder_tokens,
+    )
+    ledger = _pool(ready, ask, gpu, rule)
+    demand = demand_of(workload, rule.holdings)
+    caps = scheduler_caps(ready, gpu, ask)
+    limits = _limits(demand, rule, question, ledger.pool_bytes, caps)
+    low = _limits(demand, rule, question, ledger.low_pool_bytes, caps)
+    replicas = ready.setup.layout.dp
+    held, binding = limits.binding()
+    return {
+        **header("sessions", {**ready.inputs, "wait": question.targets.wait, "preempt": question.targets.preempt}),
+        "model": model_info(target),
+        "engine": engine_info(ready.engine, ready.setup.version),
+        "exactness": "estimate",
+        "assumptions": [*notes, *ready.assumptions, *ledger.assumptions, *workload.notes, *rule.notes],
+        "warnings": [*ready.warnings, *ledger.warnings, *_warnings(ready, workload)],
+        "gpu": None if gpu is None else gpu_info(gpu, ready.setup.layout),
+        "layout": layout_info(ready.setup.layout, ep=ask.ep),
+        "ledger": list(ledger.lines),
+        "pool_bytes": ledger.pool_bytes,
+        "pool_low_bytes": ledger.low_pool_bytes,
+        "pool_high_bytes": ledger.high_pool_bytes,
+        "workload": _described(workload),
+        "max_sessions": _times(held, replicas),
+        "low_sessions": _times(low.binding()[0], replicas),
+        "binding_limit": binding,
+        "limits": _listed(limits, replicas),
+        **_load(demand, rule, question, ledger.pool_bytes, (held or 0, replicas)),
+        **_bounds(ready, workload, ledger.pool_bytes),
+    }
+
+
+def _pool(ready: Prepared, ask: Ask, gpu: Gpu | None, rule: Admission) -> Ledger:
+    """The ledger's pool, or the blocks of the engine's own override."""
+    blocks = ready.setup.options.get("num_gpu_blocks_override")
+    if blocks and ask.pool_bytes is None and gpu is None:
+        return pool_only(blocks * rule.holdings.unit_bytes, "user", "-o num_gpu_blocks_override")
+    return pool_of(ready.target, ask, gpu, ready.setup.layout)
+
+
+class Caps(NamedTuple):
+    """The scheduler's own limits, where they are known."""
+
+    max_num_seqs: int | None
+    batch_tokens: int | None
+
+
+def scheduler_caps(ready: Prepared, gpu: Gpu | None, ask: Ask) -> Caps:
+    """vLLM's max_num_seqs and max_num_batched_tokens: asked for, else its default on the GPU."""
+    if ready.engine.name != "vllm":
+        most = next((v for k, v in ready.setup.options.items() if k in ("max_running_requests", "n_parallel")), None)
+        return Caps(most or None, None)
+    from kvcalc.engines.vllm.defaults import default_sequences, is_a100, read_version
+
+    asked = ready.setup.options.get("max_num_seqs") or (ask.log.max_num_seqs if ask.log is not None else None)
+    if not asked and ready.setup.gpu_bytes is not None and gpu is not None:
+        a100 = is_a100(80 if gpu.architecture == "sm80" else 0)
+        asked = default_sequences(read_version(ready.setup.version), ready.setup.gpu_bytes, a100=a100)
+    batch = getattr(getattr(ready.planner, "settings", None), "batch_tokens", None)
+    return Caps(asked or None, batch)
+
+
+def _limits(demand: Demand, rule: Admission, question: Question, pool: int, caps: Caps) -> Limits:
+    capacity = rule.holdings.capacity(max(pool, 0))
+    return limits_of(
+        demand,
+        question.workload,
+        capacity,
+        question.targets,
+        max_num_seqs=caps.max_num_seqs,
+        batch_tokens=caps.batch_tokens,
+    )
+
+
+def _listed(limits: Limits, replicas: int) -> SessionLimits:
+    return {
+        "wait": _times(limits.wait, replicas),
+        "preempt": _times(limits.preempt, replicas),
+        "max_num_seqs": _times(limits.max_num_seqs, replicas),
+        "prefill": _times(limits.prefill, replicas),
+        "longest_request": _times(limits.longest_request, replicas),
+    }
+
+
+def _times(value: int | None, replicas: int) -> int | None:
+    return None if value is None else value * replicas
+
+
+def _load(demand: Demand, rule: Admission, question: Question, pool: int, most: tuple[int, int]) -> SessionLoad:
+    """Used blocks and rates at the asked number of sessions, else at the most (per replica, replicas)."""
+    held, replicas = most
+    at = question.at if question.at is not None else held * replicas
+    each = ceil_div(at, replicas)
+    unit = rule.holdings.unit_bytes
+    capacity = rule.holdings.capacity(max(pool, 0))
+    rates = rates_at(demand, question.workload, capacity, each)
+    high = capacity if rates.p99_units is None else rates.p99_units
+    return {
+        "at_sessions": at,
+        "wait_rate": rates.wait,
+        "preempt_rate": rates.preempt,
+        "unit_bytes": unit,
+        "pool_blocks": capacity if rule.holdings.paged else None,
+        "mean_used_blocks": round(rates.mean_units) if rule.holdings.paged else None,
+        "p99_used_blocks": high if rule.holdings.paged else None,
+        "mean_used_bytes": round(rates.mean_units * unit),
+        "p99_used_bytes": high * unit,
+        "mean_session_bytes": round(demand.moments.mean * unit),
+        "shared_bytes": demand.shared * unit,
+    }
+
+
+def _bounds(ready: Prepared, workload: Workload, pool: int) -> dict[str, int | None]:
+    """The worst cases beside it: every session as long as the longest one, or as the model allows."""
+    longest = workload.longest + workload.shared_prompt
+    limit = ready.target.model.max_context
+    encoder = ready.load.encoder_tokens
+
+    def held(tokens: int) -> int | None:
+        return max_sessions(ready.planner, pool, context_tokens=tokens, encoder_tokens=encoder)
+
+    return {
+        "longest_session_tokens": longest,
+        "worst_case_sessions": held(longest),
+        "full_context_sessions": None if limit is None else held(limit),
+    }
+
+
+def _described(workload: Workload) -> dict[str, Any]:
+    return {
+        "mean_prompt_tokens": round(workload.mean_prompt, 1),
+        "mean_output_tokens": round(workload.mean_output, 1),
+        "longest_tokens": workload.longest,
+        "shared_prompt_tokens": workload.shared_prompt,
+        "arrivals": "poisson" if workload.poisson else "closed",
+    }
+
+
+def _warnings(ready: Prepared, workload: Workload) -> list[str]:
+    longest, limit = workload.longest + workload.shared_prompt, ready.target.model.max_context
+    if limit is not None and longest > limit:
+        return [f"the longest session, {longest:,} tokens, is beyond the model's own {limit:,}"]
+    return []
+
+
+def need_workload() -> UsageError:
+    """The error when no lengths are given."""
+    return UsageError(
+        "no request lengths are given",
+        fix="add --workload FILE, or --input p50=900,p95=3000 --output p50=150,p95=800",
+        field="workload",
+    )
