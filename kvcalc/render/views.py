@@ -10,6 +10,7 @@ from kvcalc.render.sheet import Cell, Column, Page, Sheet, bar, number
 from kvcalc.render.views_fit import fit_page
 from kvcalc.render.views_lists import dtypes_page, engines_page, gpus_page, models_page, validate_page
 from kvcalc.render.views_planning import layouts_page, plan_page, sessions_page
+from kvcalc.render.views_tiers import offload_page, transfer_page
 from kvcalc.units import gb, gib, tokens_short
 
 #: As wide as its title, so that a comparison still fits 80 columns.
@@ -196,6 +197,8 @@ VIEWS: dict[str, Callable[[Answer], Page]] = {
     "variants": variants_page,
     "sessions": sessions_page,
     "plan": plan_page,
+    "offload": offload_page,
+    "transfer": transfer_page,
     "models": models_page,
     "gpus": gpus_page,
     "engines": engines_page,
