@@ -53,6 +53,7 @@ def _build() -> dict[str, Dtype]:
         ("fp8_e5m2", 1, 1, ("float8_e5m2", "e5m2"), "float", ocp),
         ("int8", 1, 1, ("i8",), "integer", "one byte per element; scales kept outside the cache are not counted"),
         ("int4", 2, 1, ("i4",), "integer", "two elements per byte; scales kept outside the cache are not counted"),
+        ("int64", 1, 8, ("i64",), "integer", "token ids and positions, never keys or values"),
         ("nvfp4", 16, 9, (), "microscaling", "16 e2m1 elements + one e4m3 scale: NVIDIA NVFP4"),
         ("mxfp4", 32, 17, (), "microscaling", "32 e2m1 elements + one e8m0 scale: OCP microscaling specification 1.0"),
         ("mxfp8", 32, 33, (), "microscaling", "32 e4m3 elements + one e8m0 scale: OCP microscaling specification 1.0"),

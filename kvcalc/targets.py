@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from kvcalc.core.model import Model
 from kvcalc.errors import ModelFileError, UsageError, short
 from kvcalc.registry import Registry
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from kvcalc.importers.safetensors import Checkpoint
 
 _SUFFIXES = (".yaml", ".yml", ".json", ".gguf")
 
@@ -68,24 +74,60 @@ def load_path(text: str) -> Target:
     return Target(model=check_document(doc, file=str(path), lines=lines), origin=str(path))
 
 
-def _is_gguf(path: object) -> bool:
-    from pathlib import Path
-
-    name = Path(str(path))
-    if name.suffix.lower() == ".gguf":
+def _is_gguf(path: Path) -> bool:
+    if path.suffix.lower() == ".gguf":
         return True
     try:
-        with name.open("rb") as stream:
+        with path.open("rb") as stream:
             return stream.read(4) == b"GGUF"
     except OSError:
         return False
 
 
-def _config(doc: dict[str, object], path: object) -> Target:
+def _config(doc: dict[str, object], path: Path) -> Target:
+    """A config.json; in a checkpoint's folder also the sizes that its safetensors headers state."""
+    from kvcalc.importers.safetensors import read_folder
+
+    weights, warnings = None, []
+    if path.name == "config.json":
+        try:
+            weights = read_folder(path.parent)
+        except ModelFileError as error:  # costs the weights, not the cache
+            warnings = [f"weights unknown: {error}"]
+    return _imported(doc, file=str(path), origin=str(path), weights=weights, warnings=warnings)
+
+
+def _imported(
+    doc: dict[str, object],
+    *,
+    file: str,
+    origin: str,
+    weights: Checkpoint | None,
+    warnings: Sequence[str],
+    source: dict[str, str] | None = None,
+) -> Target:
     from kvcalc.importers.hf import import_config
     from kvcalc.schema import check_document
 
-    imported = import_config(doc, file=str(path))
+    imported = import_config(doc, file=file, name=source["repo"].rpartition("/")[2].lower() if source else None)
+    document = imported.document | ({"source": source} if source else {})
+    if weights is not None:
+        document["weights"] = document.get("weights", {}) | {"bytes": weights.bytes, "source": weights.source}
+        if weights.parameters is not None:
+            document.setdefault("parameters", weights.parameters)
+    return Target(
+        model=check_document(document, file=file),
+        origin=origin,
+        assumptions=imported.derived,
+        warnings=(*imported.warnings, *warnings),
+    )
+
+
+def _gguf(path: object) -> Target:
+    from kvcalc.importers.gguf import import_gguf
+    from kvcalc.schema import check_document
+
+    imported = import_gguf(str(path))
     return Target(
         model=check_document(imported.document, file=str(path)),
         origin=str(path),
@@ -94,9 +136,16 @@ def _config(doc: dict[str, object], path: object) -> Target:
     )
 
 
-def _gguf(path: object) -> Target:
-    raise ModelFileError(f"{path}: GGUF files cannot be read yet", fix="name the model's config.json", file=str(path))
-
-
 def _hub(text: str) -> Target:
-    raise UsageError(f"{text}: the hub cannot be read yet", fix="download config.json and name it", field="target")
+    from kvcalc.importers.hub import read_hub
+
+    found = read_hub(text)
+    source = {"repo": found.repo, "file": "config.json"} | ({"revision": found.revision} if found.revision else {})
+    return _imported(
+        found.config,
+        file=f"hf:{found.repo}/config.json",
+        origin=text,
+        weights=found.weights,
+        warnings=found.warnings,
+        source=source,
+    )

@@ -113,6 +113,20 @@ def parse_fraction(text: str, *, field: str) -> float:
     )
 
 
+def parse_ratio(text: str, *, field: str) -> float:
+    """A ratio of two sizes, above 0 and up to 1000: `0.9`, `2`. A float, because engines multiply it as one."""
+    if re.fullmatch(r"[0-9]{0,4}(\.[0-9]{1,12})?", text.strip(), re.ASCII) and text.strip():
+        value = float(text)
+        if 0 < value <= 1000:
+            return value
+    raise UsageError(
+        f"{field} must be a ratio above 0 and up to 1000, not {short(text)}",
+        fix="write it like 0.9 or 2",
+        field=field,
+        value=text,
+    )
+
+
 def gib(size: int) -> str:
     """`size` bytes in the largest binary unit that leaves a digit before the point.
 

@@ -10,6 +10,7 @@ A fenced `console` block holds commands (`$ kvcalc ...`) and what they print; a 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import os
 import re
@@ -114,6 +115,16 @@ def gpus_table() -> str:
     return table([f"GPU ({len(rows)})", "product", "bytes", "total is"], rows)
 
 
+def accuracy(name: str) -> str:
+    """A table of scripts/accuracy.py, which lies beside this file."""
+    spec = importlib.util.spec_from_file_location("kvcalc_accuracy", Path(__file__).with_name("accuracy.py"))
+    if spec is None or spec.loader is None:
+        raise SystemExit("scripts/accuracy.py is missing")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return str(getattr(module, name)())
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "kinds": kinds_table,
     "engines": engines_table,
@@ -122,6 +133,8 @@ GENERATED: dict[str, Callable[[], str]] = {
     "commands": commands_table,
     "models": models_table,
     "gpus": gpus_table,
+    "accuracy": lambda: accuracy("summary"),
+    "accuracy-by-engine": lambda: accuracy("sections"),
 }
 
 

@@ -126,6 +126,10 @@ def _rwkv(draw: Draw, tag: str) -> Doc:
     return doc
 
 
+def _mlstm(draw: Draw, tag: str) -> Doc:
+    return {"kind": tag, "heads": draw(SMALL), "key_dim": draw(DIM), "value_dim": draw(DIM)}
+
+
 def _short_conv(draw: Draw, tag: str) -> Doc:
     return {"kind": tag, "dim": draw(DIM), "conv_kernel": draw(st.integers(2, 5))}
 
@@ -138,7 +142,13 @@ def _cross(draw: Draw, tag: str) -> Doc:
     return doc
 
 
-def _bare(draw: Draw, tag: str) -> Doc:  # noqa: ARG001  one signature for all builders
+def _shared(draw: Draw, tag: str) -> Doc:
+    doc: Doc = {"kind": tag}
+    _indexer(draw, doc)
+    return doc
+
+
+def _bare(draw: Draw, tag: str) -> Doc:  # one signature for all builders
     return {"kind": tag}
 
 
@@ -154,11 +164,12 @@ BUILDERS: dict[str, Callable[[Draw, str], Doc]] = {
     "gated_deltanet": _gated_deltanet,
     "kda": _kda,
     "lightning": _lightning,
+    "mlstm": _mlstm,
     "rglru": _rglru,
     "rwkv": _rwkv,
     "short_conv": _short_conv,
     "cross": _cross,
-    "shared": _bare,
+    "shared": _shared,
     "none": _bare,
 }
 

@@ -12,7 +12,7 @@ from kvcalc.core.exactness import weakest
 from kvcalc.core.gpu import Gpu
 from kvcalc.core.plan import Layout, Load
 from kvcalc.dtypes import DTYPES
-from kvcalc.engines import get_engine
+from kvcalc.engines import LAYERWISE, get_engine
 from kvcalc.engines.base import read_options
 from kvcalc.errors import KvcalcError, UsageError
 from kvcalc.planning.ledger import Ledger, LedgerAsk, build_ledger, levers, pool_only
@@ -93,6 +93,8 @@ def tensor_parallel(target: Target, ask: Ask, gpu: Gpu | None) -> tuple[int, lis
     Raises: UsageError when the count and the asked layout contradict.
     """
     others = ask.pp * ask.dp
+    if get_engine(ask.engine)[0].name in LAYERWISE:
+        return _layerwise(ask), []
     if ask.gpu_count is not None:
         tp = ask.tp or max(ask.gpu_count // others, 1)
         if tp * others != ask.gpu_count:
@@ -112,6 +114,17 @@ def tensor_parallel(target: Target, ask: Ask, gpu: Gpu | None) -> tuple[int, lis
     if _ledger(target, ask, gpu, tp).pool_bytes <= 0:
         return tp, [f"tensor parallel {tp}: no power of two up to it holds the weights"]
     return tp, [f"tensor parallel {tp}: the smallest power of two that holds the weights"]
+
+
+def _layerwise(ask: Ask) -> int:
+    """An engine that divides a model by layers takes one GPU unless --pp says more; what is left stays on the host."""
+    if ask.gpu_count is not None and ask.gpu_count != ask.pp * ask.dp:
+        raise UsageError(
+            f"{ask.engine} divides a model between {ask.gpu_count} GPUs by layers",
+            fix=f"add --pp {max(ask.gpu_count // ask.dp, 1)}",
+            field="gpu",
+        )
+    return ask.tp or 1
 
 
 def ledger_ask(target: Target, ask: Ask, gpu: Gpu, layout: Layout) -> LedgerAsk:

@@ -15,6 +15,7 @@ from kvcalc.core.result import (
     GpuInfo,
     LayoutInfo,
     LedgerLine,
+    MeasureRecord,
     ModelInfo,
     PlanRow,
     Requirement,
@@ -154,6 +155,37 @@ class VariantsAnswer(_Header):
     results: list[VariantRecord]
 
 
+class MeasureAnswer(_Header, MeasureRecord):
+    """`kvcalc measure`: `cache` is plan, or transformers where that library's own classes were filled."""
+
+    model: ModelInfo
+    engine: EngineInfo
+    exactness: str
+    assumptions: list[str]
+    warnings: list[str]
+    cache: str
+
+
+class LoggedEngine(TypedDict):
+    name: str
+    version: str | None
+
+
+class ExplainLogAnswer(_Header):
+    """`kvcalc explain-log`: facts with their meaning, what follows, the comparison with a model, what to change."""
+
+    engine: LoggedEngine
+    status: str
+    refusals: list[dict[str, Any]]
+    facts: list[dict[str, Any]]
+    flags: dict[str, Any]
+    derived: list[dict[str, Any]]
+    comparison: list[dict[str, Any]]
+    advice: list[dict[str, Any]]
+    assumptions: list[str]
+    warnings: list[str]
+
+
 class ListAnswer(_Header):
     """`kvcalc models`, `gpus`, `engines`, `dtypes`, `validate`: one record per row."""
 
@@ -171,6 +203,8 @@ ANSWERS: dict[str, Any] = {
     "offload": OffloadAnswer,
     "transfer": TransferAnswer,
     "variants": VariantsAnswer,
+    "measure": MeasureAnswer,
+    "explain-log": ExplainLogAnswer,
     **dict.fromkeys(("models", "gpus", "engines", "dtypes", "validate"), ListAnswer),
 }
 
@@ -196,6 +230,25 @@ def schema_of(name: str) -> dict[str, Any]:
 
     schema = TypeAdapter(_closed(ANSWERS[name])).json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def read_answer(name: str, text: str, *, file: str) -> Any:
+    """A saved JSON answer of `name`, checked against its schema.
+
+    Raises: UsageError where it is not one.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(_closed(ANSWERS[name])).validate_json(text, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UsageError(
+            f"no saved answer of kvcalc {name}: {where}: {first['msg']}",
+            fix=f"name a file that `kvcalc {name} --save FILE` wrote",
+            file=file,
+        ) from None
 
 
 def _closed(kind: Any) -> Any:

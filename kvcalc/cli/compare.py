@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from kvcalc.cli.given import Given
-from kvcalc.errors import UsageError
+from kvcalc.errors import EXIT_OK, UsageError
 
 
 def run(given: Given) -> int:
@@ -11,10 +11,14 @@ def run(given: Given) -> int:
         return _layouts(given)
     ask, registry = given.ask(), given.registry()
     gpu, notes = given.gpu_or_default(ask, registry)
-    answer = compare(given.targets(registry), ask, gpu)
+    targets = given.targets(registry)
+    answer = compare(targets, ask, gpu)
     answer["assumptions"] = [*notes, *answer["assumptions"]]
+    code = EXIT_OK
+    if given.values["measure"]:
+        code = given.measure(answer, answer["results"], targets, ask, gpu)
     given.emit(answer)
-    return 0
+    return code
 
 
 def _layouts(given: Given) -> int:

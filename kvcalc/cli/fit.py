@@ -10,7 +10,12 @@ def run(given: Given) -> int:
 
     ask, registry = given.ask(), given.registry()
     required = Required(given.whole("require_sessions", most=MAX_SESSIONS), given.tokens("require_context"))
-    answer = fit(given.target(registry), ask, given.gpu(ask, registry), required)
-    given.emit(answer)
+    target = given.target(registry)
+    gpu = given.gpu(ask, registry)
+    answer = fit(target, ask, gpu, required)
     met = all(item["met"] for item in answer["requirements"])
-    return EXIT_OK if answer["fits"] and met else EXIT_DOES_NOT_FIT
+    code = EXIT_OK if answer["fits"] and met else EXIT_DOES_NOT_FIT
+    if given.values["measure"]:
+        code = given.measure(answer, [answer], [target], ask, gpu) or code
+    given.emit(answer)
+    return code

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvcalc.answers.common import Ask
 from kvcalc.core.gpu import Gpu
-from kvcalc.errors import UsageError, short
+from kvcalc.errors import EXIT_DOES_NOT_FIT, EXIT_OK, UsageError, short
 from kvcalc.registry import Registry, load_registry
 from kvcalc.render.output import FORMATS, write
 from kvcalc.targets import Target, load_target
@@ -53,9 +53,9 @@ class Given(NamedTuple):
             gpu_count=count,
             weight_dtype=values.get("weight_dtype"),
             lora=self._lora(),
-            pool_bytes=self._bytes("pool"),
-            overhead_bytes=self._bytes("overhead"),
-            gpu_total_bytes=self._bytes("gpu_total"),
+            pool_bytes=self.amount("pool"),
+            overhead_bytes=self.amount("overhead"),
+            gpu_total_bytes=self.amount("gpu_total"),
             from_log=values.get("from_log"),
             log=self._log(),
             encoder_tokens=self.whole("encoder_tokens", most=2**31, least=0),
@@ -96,7 +96,8 @@ class Given(NamedTuple):
 
         return read_log_file(path)
 
-    def _bytes(self, name: str) -> int | None:
+    def amount(self, name: str) -> int | None:
+        """A size option in bytes, or None."""
         text = self.values.get(name)
         return None if text is None else parse_bytes(text, field=name.replace("_", "-"))
 
@@ -161,6 +162,30 @@ class Given(NamedTuple):
         if ask.gpu is not None or ask.pool_bytes is not None:
             return self.gpu(ask, registry), []
         return registry.gpu(DEFAULT_GPU), [f"GPU {DEFAULT_GPU}: none was asked for (--gpu)"]
+
+    def measure(
+        self,
+        answer: dict[str, Any],
+        records: Sequence[dict[str, Any]],
+        targets: Sequence[Target],
+        ask: Ask,
+        gpu: Gpu | None = None,
+    ) -> int:
+        """Allocate what each record of the answer predicts and put the measurement there: the exit code.
+
+        gpu: the one the records were made for.
+
+        Raises: CannotMeasure.
+        """
+        from kvcalc.measure.answer import attach
+        from kvcalc.measure.devices import open_device
+
+        device = open_device(self.values["device"])
+        for record, target in zip(records, targets, strict=True):
+            name = f"{target.model.name}: " if record is not answer else ""
+            said = attach(record, target, ask, device, gpu=gpu)
+            answer["assumptions"] = [*answer["assumptions"], *(f"{name}{note}" for note in said)]
+        return EXIT_OK if all(record["measured"]["equal"] for record in records) else EXIT_DOES_NOT_FIT
 
     def emit(self, answer: Mapping[str, Any]) -> None:
         """Print the answer in the format asked for.

@@ -24,7 +24,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]] | None:
     positional: list[str] = []
     words = iter(arguments[1:])
     for word in words:
-        if not word.startswith("-"):
+        if not word.startswith("-") or word == "-":
             positional.append(word)
             continue
         flag, equals, value = word.partition("=") if word.startswith("--") else (word, "", "")

@@ -95,6 +95,11 @@ _GATE = (
     Opt("require_sessions", ("--require-sessions",), "N", "Exit 1 when fewer sessions fit."),
     Opt("require_context", ("--require-context",), "TOKENS", "Exit 1 when a shorter context fits."),
 )
+_DEVICE = (Opt("device", ("--device",), "NAME", "Where to allocate: cuda, cuda:1 or cpu (default: the CUDA device)."),)
+_MEASURE = (
+    Opt("measure", ("--measure",), "", "Allocate it for real and compare to the byte.", switch=True),
+    *_DEVICE,
+)
 _SHAPES = (
     Opt("latent_dim", ("--latent-dim",), "N", "MLA latent width (default 512)."),
     Opt("rope_dim", ("--rope-dim",), "N", "MLA rotary key width (default 64)."),
@@ -122,14 +127,14 @@ COMMANDS: dict[str, Spec] = {
         "context, sessions; with --layouts the same GPUs divided in several ways (compare deepseek-v3 --gpu h200 "
         "--gpus 8 --layouts tp8,dp8ep8,tp2dp4).\n\nExample: kvcalc compare llama3 deepseek-v2 -c 128k --gpu h200",
         Argument("targets", "TARGET...", many=True),
-        (*_CACHE, *_LAYOUTS, *_POOL, *_MODELS, *_OUTPUT),
+        (*_CACHE, *_LAYOUTS, *_POOL, *_MODELS, *_MEASURE, *_OUTPUT),
     ),
     "size": Spec(
         "Bytes of a context x sessions, component by component.",
         "Bytes of a context x sessions, component by component.\n\n"
         "Example: kvcalc size gemma3-27b -c 128k -n 4 --kv-dtype fp8",
         _ONE,
-        (*_CACHE, *_MODELS, *_OUTPUT),
+        (*_CACHE, *_MODELS, *_MEASURE, *_OUTPUT),
     ),
     "explain": Spec(
         "The formula with this model's integers in it.",
@@ -150,7 +155,43 @@ COMMANDS: dict[str, Spec] = {
         "The GPU's memory line by line, the longest context and the most sessions; exit 1 when the load does not fit."
         "\n\nExample: kvcalc fit llama3-70b --gpu h100-80gb --tp 4 -c 32k -n 8",
         _ONE,
-        (*_CACHE, *_POOL, *_LOG, *_GATE, *_MODELS, *_OUTPUT),
+        (*_CACHE, *_POOL, *_LOG, *_GATE, *_MODELS, *_MEASURE, *_OUTPUT),
+    ),
+    "measure": Spec(
+        "Allocate the cache on a device and compare to the byte.",
+        "Allocates exactly the tensors of the plan with torch, reads the allocator, frees everything, and compares "
+        "tensor by tensor. Exit 0 when equal, 1 when not, 4 when it cannot measure here. Under torchrun every rank "
+        "measures its own plan.\n\nExample: kvcalc measure llama3 -c 1k --device cpu",
+        Argument("target", "TARGET|FILE"),
+        (
+            *_CACHE,
+            *_DEVICE,
+            Opt(
+                "full", ("--until-full",), "", "Find the largest context and session count by allocating.", switch=True
+            ),
+            Opt("limit", ("--limit",), "SIZE", "Memory that --until-full may take, like 2GiB (default: what is free)."),
+            Opt("cache", ("--cache",), "NAME", "plan, or transformers: fill that library's own cache classes."),
+            Opt("save", ("--save",), "FILE", "Keep the answer as JSON."),
+            Opt(
+                "check", ("--check",), "", "TARGET is a saved answer: compare today's prediction with it.", switch=True
+            ),
+            Opt("timeout", ("--timeout",), "SECONDS", "How long rank 0 waits for the other ranks (default 300)."),
+            *_MODELS,
+            *_OUTPUT,
+        ),
+    ),
+    "explain-log": Spec(
+        "What an engine's start-up log or refusal means, and what to change.",
+        "Reads what vLLM, SGLang, llama.cpp, Ollama or TensorRT-LLM printed at start-up (FILE, or - for standard "
+        "input): what each number means, whether it agrees with a model, what to change.\n\n"
+        "Example: kvcalc explain-log server.log --model llama3.1-8b",
+        Argument("file", "FILE|-"),
+        (
+            Opt("model", ("--model",), "TARGET", "The model that was served: recompute the log's numbers."),
+            Opt("gpu", ("--gpu",), "NAME", "The GPU it ran on, where the log does not say."),
+            *_MODELS,
+            *_OUTPUT,
+        ),
     ),
     "sessions": Spec(
         "How many sessions of real lengths a pool holds, and what binds.",

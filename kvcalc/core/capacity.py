@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from kvcalc.core.plan import Load, Planner
-from kvcalc.units import MAX_SESSIONS, MAX_TOKENS
+from kvcalc.errors import EngineRefusal
+from kvcalc.units import MAX_BYTES, MAX_SESSIONS, MAX_TOKENS
 
 
 def last_that_fits(need: Callable[[int], int], budget: int, most: int, *, start: int = 4096) -> int | None:
@@ -58,19 +59,26 @@ def last_that_fits(need: Callable[[int], int], budget: int, most: int, *, start:
 
 def max_context(planner: Planner, pool_bytes: int, *, sessions: int = 1, encoder_tokens: int = 0) -> int | None:
     """Longest context `sessions` equal sessions can have in `pool_bytes` per GPU; None when unlimited."""
-    return last_that_fits(
-        lambda tokens: planner.plan(Load(tokens, sessions, encoder_tokens)).max_rank_bytes, pool_bytes, MAX_TOKENS
-    )
+
+    def need(tokens: int) -> int:
+        try:
+            return planner.plan(Load(tokens, sessions, encoder_tokens)).max_rank_bytes
+        except EngineRefusal:
+            return 0  # engines refuse contexts that are too short, never too long ones
+
+    return last_that_fits(need, pool_bytes, MAX_TOKENS)
 
 
 def max_sessions(planner: Planner, pool_bytes: int, *, context_tokens: int, encoder_tokens: int = 0) -> int | None:
     """Most sessions of `context_tokens` tokens that `pool_bytes` per GPU holds; None when unlimited."""
-    return last_that_fits(
-        lambda sessions: planner.plan(Load(context_tokens, sessions, encoder_tokens)).max_rank_bytes,
-        pool_bytes,
-        MAX_SESSIONS,
-        start=64,
-    )
+
+    def need(sessions: int) -> int:
+        try:
+            return planner.plan(Load(context_tokens, sessions, encoder_tokens)).max_rank_bytes
+        except EngineRefusal:
+            return MAX_BYTES  # more sessions than the engine serves fit no pool
+
+    return last_that_fits(need, pool_bytes, MAX_SESSIONS, start=64)
 
 
 class Growth(NamedTuple):

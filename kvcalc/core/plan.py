@@ -53,28 +53,43 @@ class Tensor(NamedTuple):
 
 
 class RankPlan(NamedTuple):
-    """The tensors that each of `ranks` (global rank numbers) allocates."""
+    """The tensors that each of `ranks` (global rank numbers) allocates.
+
+    uncharged: bytes among them that the engine does not take from its pool (padding, tables); negative where it
+    sets more aside than it allocates. What has to fit in the pool is `bytes - uncharged`.
+    """
 
     ranks: tuple[int, ...]
     tensors: list[Tensor]
     bytes: int
+    uncharged: int = 0
+
+    @property
+    def charged_bytes(self) -> int:
+        """What the engine's pool must have for these tensors."""
+        return self.bytes - self.uncharged
 
 
 class CachePlan(NamedTuple):
-    """Every rank's tensors. Ranks with equal tensors share one `RankPlan`."""
+    """Every rank's tensors. Ranks with equal tensors share one `RankPlan`.
+
+    host: what an engine keeps in the host's memory instead (layers that are not offloaded); no rank pays for it.
+    """
 
     ranks: list[RankPlan]
+    host: RankPlan | None = None
 
     @property
     def total_bytes(self) -> int:
-        """All ranks together."""
-        return sum(len(plan.ranks) * plan.bytes for plan in self.ranks)
+        """All ranks and the host together."""
+        total = sum(len(plan.ranks) * plan.bytes for plan in self.ranks)
+        return total if self.host is None else total + self.host.bytes
 
     @property
     def max_rank_bytes(self) -> int:
-        """The fullest rank: it decides what fits."""
+        """The fullest rank, as its pool is charged: it decides what fits."""
         ranks = self.ranks
-        return ranks[0].bytes if len(ranks) == 1 else max(plan.bytes for plan in ranks)
+        return ranks[0].charged_bytes if len(ranks) == 1 else max(plan.charged_bytes for plan in ranks)
 
     def by_rank(self) -> dict[int, int]:
         """Global rank -> bytes, in rank order."""
@@ -99,7 +114,10 @@ class Planner(Protocol):
     def saturation_tokens(self) -> int: ...
 
     def plan(self, load: Load) -> CachePlan:
-        """The tensors of every rank for this load."""
+        """The tensors of every rank for this load.
+
+        Raises: EngineRefusal for more sessions than the engine serves, or a context too short for it.
+        """
         ...
 
     def report(self, load: Load, pool_bytes: int | None = None) -> dict[str, object]:

@@ -6,7 +6,7 @@ types takes longer than building the answer.
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 
 class EngineInfo(TypedDict):
@@ -45,6 +45,97 @@ class ComponentBytes(TypedDict):
     bytes: int
 
 
+class DeviceInfo(TypedDict):
+    """Where a measurement ran. None: unknown, or the device has none.
+
+    total_bytes: as the runtime counts it; context_bytes: the driver's growth when this process opened the device.
+    """
+
+    device: str
+    name: str
+    total_bytes: int | None
+    driver: str | None
+    runtime: str | None
+    torch_version: str
+    allocator: str
+    context_bytes: int | None
+
+
+class MeasuredTensor(TypedDict):
+    """`count` equal tensors of the plan. stored_as: torch's element type (uint8: rows of packed bytes)."""
+
+    name: str
+    kind: str
+    block: str
+    count: int
+    shape: list[int]
+    dtype: str
+    stored_as: str
+    predicted_bytes: int
+    requested_bytes: int
+    allocated_bytes: int | None
+    equal: bool
+
+
+class MeasuredRank(TypedDict):
+    """One plan allocated once; `ranks` are the global ranks it stands for.
+
+    requested_bytes: asked of the allocator, which must equal the prediction; allocated_bytes: of its blocks;
+    reserved_bytes: of its segments; expected_...: what the allocator's rounding rules give for these sizes.
+    device_used_...: the whole device before and with the cache (on cpu: resident memory of the process).
+    """
+
+    ranks: list[int]
+    predicted_bytes: int
+    requested_bytes: int
+    allocated_bytes: int | None
+    reserved_bytes: int | None
+    expected_allocated_bytes: int | None
+    expected_reserved_bytes: int | None
+    device_used_before_bytes: int | None
+    device_used_bytes: int | None
+    equal: bool
+    tensors: list[MeasuredTensor]
+
+
+class FullRecord(TypedDict):
+    """The largest load that really allocates under a limit. None: unlimited, the cache stops growing.
+
+    max_...: by allocating; predicted_...: by the allocator's rules on the plan; formula_...: by the plan's bytes
+    alone, what `fit --pool` answers. equal: both found are both predicted.
+    """
+
+    limit_bytes: int
+    limit_is: str
+    max_context_tokens: int | None
+    predicted_max_context_tokens: int | None
+    formula_max_context_tokens: int | None
+    max_sessions: int | None
+    predicted_max_sessions: int | None
+    formula_max_sessions: int | None
+    tries: int
+    equal: bool
+
+
+class MeasureRecord(TypedDict):
+    """What was predicted and what a device says. Sums are over `measured_ranks`.
+
+    missing_ranks: of a distributed run, those that did not report.
+    """
+
+    predicted_bytes: int
+    requested_bytes: int
+    allocated_bytes: int | None
+    reserved_bytes: int | None
+    device_used_bytes: int | None
+    equal: bool
+    measured_at: str
+    device: DeviceInfo
+    measured_ranks: list[MeasuredRank]
+    missing_ranks: list[int]
+    until_full: NotRequired[FullRecord]
+
+
 class CacheRecord(TypedDict):
     """What one model's cache takes at one load.
 
@@ -65,6 +156,7 @@ class CacheRecord(TypedDict):
     ranks: list[RankBytes]
     components: list[ComponentBytes]
     engine_report: dict[str, object]
+    measured: NotRequired[MeasureRecord]
 
 
 class LedgerLine(TypedDict):

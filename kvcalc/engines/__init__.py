@@ -14,8 +14,21 @@ from kvcalc.errors import UsageError, did_you_mean, short
 #: engine name -> module of this package; imported only when asked for.
 _MODULES = {
     "ideal": "ideal",
+    "transformers": "transformers",
     "vllm": "vllm",
+    "llama.cpp": "llamacpp",
+    "ollama": "llamacpp.ollama",
+    "lmstudio": "llamacpp.lmstudio",
+    "sglang": "sglang",
+    "exllamav3": "exllamav3",
+    "lmdeploy": "lmdeploy",
+    "mlx-lm": "mlx_lm",
+    "tensorrt-llm": "tensorrt_llm",
 }
+#: Other spellings people use.
+_ALIASES = {"llamacpp": "llama.cpp", "llama-server": "llama.cpp", "lm-studio": "lmstudio"}
+#: Engines that divide a model between GPUs by whole layers: several GPUs mean --pp, never --tp.
+LAYERWISE = frozenset(("llama.cpp", "ollama", "lmstudio"))
 
 
 def engine_names() -> tuple[str, ...]:
@@ -28,6 +41,7 @@ def get_engine(name: str) -> tuple[Engine, str]:
     Raises: UsageError for an unknown name or version.
     """
     base, pinned, version = name.strip().lower().partition("@")
+    base = _ALIASES.get(base, base)
     module = _MODULES.get(base)
     if module is None:
         raise UsageError(

@@ -11,7 +11,7 @@ from kvcalc.core.component import Role
 from kvcalc.core.model import Model
 from kvcalc.core.plan import Layout, Planner
 from kvcalc.errors import UsageError, did_you_mean, short
-from kvcalc.units import parse_bytes, parse_count, parse_fraction, parse_tokens
+from kvcalc.units import parse_bytes, parse_count, parse_fraction, parse_ratio, parse_tokens
 
 _NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
@@ -35,7 +35,7 @@ class Option(NamedTuple):
     """One engine option, under the engine's own name. `default` None: the engine decides."""
 
     name: str
-    parse: Literal["tokens", "count", "bytes", "fraction", "switch", "choice", "text"]
+    parse: Literal["tokens", "count", "bytes", "fraction", "ratio", "switch", "choice", "text"]
     help: str
     default: int | float | bool | str | None = None
     choices: tuple[str, ...] = ()
@@ -55,6 +55,8 @@ class Option(NamedTuple):
             return parse_fraction(text, field=self.name)
         if self.parse == "text":
             return text.strip()
+        if self.parse == "ratio":
+            return parse_ratio(text, field=self.name)
         known = self.choices or ("on", "off", "true", "false", "1", "0", "yes", "no")
         if (lowered := text.strip().lower()) not in known:
             raise UsageError(

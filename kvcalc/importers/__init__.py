@@ -1,1 +1,17 @@
-"""Readers of the files people have: Hugging Face config.json (and, beside it, other checkpoint headers)."""
+"""Readers of the files people have: Hugging Face config.json and GGUF headers."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Imported(NamedTuple):
+    """A document (see `kvcalc.document`), what was derived and why, what to look at twice.
+
+    exact: False where the numbers rest on an assumption; the reason is among the warnings.
+    """
+
+    document: dict[str, Any]
+    derived: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    exact: bool = True

@@ -17,21 +17,21 @@ Rule = Callable[[Keys], Cache]
 
 _PLAIN = """
 apertus aquila arcee arctic aria_text bailing_moe bailing_moe_v2 biogpt bitnet bloom chameleon codegen cohere
-cosmos3_edge_text ctrl deepseek deepseek_ocr2_text diffllama doge emu3 emu3_text_model ernie4_5 ernie4_5_moe
-ernie4_5_moe_vl ernie4_5_vl ernie4_5_vl_moe_text exaone flex_olmo gemma glm glm4 glm4_moe glm4v_moe_text glm4v_text
+cosmos3_edge_text ctrl deepseek deepseek_ocr2_text diffllama emu3 emu3_text_model ernie4_5 ernie4_5_moe
+ernie4_5_moe_vl ernie4_5_vl ernie4_5_vl_moe_text exaone flex_olmo gemma git glm glm4 glm4_moe glm4v_moe_text glm4v_text
 glm_image_text glm_ocr_text gpt-sw3 gpt2 gpt_neox gpt_neox_japanese gptj granite granite4_vision_text
 granite_docling_text granitemoe granitemoeshared grok grok-1 helium hunyuan_vl_text hy_v3 hyperclovax internlm
-internlm2 internlm3 iquestcoder jais jais2 llama minicpm minimax_m2 molmo2_text nanochat nemotron olmo olmo2 olmoe opt
+internlm2 internlm3 iquestcoder jais jais2 llama minicpm molmo2_text nanochat nemotron olmo olmo2 olmoe opt
 orion paddleocr_vl_text persimmon phi phi-msft phi3small qwen3_omni_moe_text qwen3_vl_moe_text qwen3_vl_text
 sarvam_moe seed_oss solar_open stablelm stablelm_epoch xglm xverse yi
 """
 
 _DECODER_OF = """
-bert bert-generation big_bird camembert data2vec-text electra ernie git megatron-bert rembert roberta
+bert bert-generation big_bird camembert data2vec-text electra ernie megatron-bert rembert roberta
 roberta-prelayernorm roc_bert roformer xlm-roberta xlm-roberta-xl xmod
 """
 
-_ALL_SLIDING = "ministral ministral3 mixtral moshi phi3 phi3_v phi4mm phi4_multimodal phimoe starcoder2"
+_ALL_SLIDING = "doge ministral ministral3 mixtral moshi phi3 phi3_v phi4mm phi4_multimodal phimoe starcoder2"
 _ALTERNATING = "gemma2 gpt_oss vaultgemma"
 _LATE_SLIDING = "qwen2 qwen3 dots1 qwen2_vl_text qwen2_5_vl_text qwen2_5_omni_text qwen2_vl qwen2_5_vl mimo"
 _FIRST_OF_FOUR = "cwm granite_swa granitemoe_swa"
@@ -117,6 +117,7 @@ def _families() -> dict[str, Rule]:
         "mamba2": hybrid.mamba2,
         "mellum": _mixed(windowed.all_full),
         "minicpm3": latent.minicpm3,
+        "minimax_m2": linear.minimax_m2,
         "mistral": _mixed(windowed.mistral_types),
         "mistral_large4_text": latent.mistral_large4,
         "mllama_text_model": encdec.mllama,
@@ -135,6 +136,7 @@ def _families() -> dict[str, Rule]:
         "qwen3_moe": _mixed(windowed.switched_sliding),
         "recurrent_gemma": linear.recurrent_gemma,
         "smollm3": _mixed(windowed.smollm3),
+        "xlstm": linear.xlstm,
         "zamba": hybrid.zamba,
         "zamba2": hybrid.zamba2,
         "zaya": linear.zaya,
@@ -152,7 +154,6 @@ REFUSED: dict[str, str] = {
     "unlimited_ocr_text": "its reference window is not described by any kind yet",
     "xlm": "its code keeps no cache",
     "xlnet": "it keeps hidden states of earlier segments, not keys and values",
-    "xlstm": "its matrix memory is not described by any kind yet",
 }
 
 #: A multimodal config without a model_type in its text section: what the section is.

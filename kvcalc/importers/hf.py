@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache as once
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 from kvcalc.document import model_from_document, write_pattern
 from kvcalc.dtypes import DTYPES, get_dtype
 from kvcalc.errors import KvcalcError, ModelFileError, did_you_mean, short
+from kvcalc.importers import Imported
 from kvcalc.importers._cache import Cache
 from kvcalc.importers._keys import MAX_TOKENS, Keys, Notes
 from kvcalc.importers.families import FAMILIES, REFUSED, TEXT_OF
@@ -33,11 +33,11 @@ _FACTS = (
     "alibi", "attention_chunk_size", "attention_k_eq_v", "decoder_ffn_dim", "dual_chunk_attention_config",
     "expert_dtype", "expert_intermediate_size", "ffn_hidden_size", "first_k_dense_replace", "index_n_heads",
     "index_topk", "intermediate_size", "is_hybrid_swa", "mamba_cache_dtype", "mamba_ssm_cache_dtype",
-    "mamba_ssm_dtype", "max_window_layers", "moe_intermediate_size", "moe_topk", "multi_query", "n_inner",
+    "mamba_ssm_dtype", "max_window_layers", "moe_intermediate_size", "moe_topk", "multi_query", "n_group", "n_inner",
     "n_routed_experts", "n_shared_experts", "new_decoder_architecture", "no_rope_layer_interval", "num_experts",
     "num_experts_per_tok", "num_experts_per_token", "num_global_key_value_heads", "num_kv_shared_layers",
     "num_local_experts", "position_embedding_type", "q_lora_rank", "shared_expert_intermediate_size",
-    "tie_word_embeddings", "use_bidirectional_attention", "use_cla", "use_sliding_window",
+    "tie_word_embeddings", "use_bidirectional_attention", "use_cla", "use_mla_nope", "use_sliding_window",
 )  # fmt: skip
 #: Traces of a cache that is not one K and one V per token: an unknown model_type with one of these is refused.
 _NOT_PLAIN = (
@@ -47,19 +47,6 @@ _NOT_PLAIN = (
     "v_head_dim", "rope_head_dim", "use_mla", "kv_heads_per", "num_kv_heads_", "attn_layer", "lru_", "rwkv", "hybrid",
 )  # fmt: skip
 _HARMLESS = {"chunk_size_feed_forward", "output_hidden_states", "is_encoder_decoder", "num_index_tokens"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Imported:
-    """A document (see `kvcalc.document`), what was derived and why, what to look at twice.
-
-    exact: False where the numbers rest on an assumption; the reason is among the warnings.
-    """
-
-    document: dict[str, Any]
-    derived: tuple[str, ...]
-    warnings: tuple[str, ...]
-    exact: bool
 
 
 def import_config(

@@ -246,7 +246,8 @@ def zamba2(keys: Keys) -> Cache:
         "groups": keys.whole("mamba_ngroups"),
         "conv_kernel": keys.whole("mamba_d_conv", least=2),
     }
-    attn = attention(keys, heads, read_groups(keys, heads), _doubled(keys, heads))
+    head_dim = keys.maybe("attention_head_dim") or _doubled(keys, heads)
+    attn = attention(keys, heads, read_groups(keys, heads), head_dim)
     return _with_shared_block(keys, listed, attn, ssm)
 
 

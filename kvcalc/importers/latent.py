@@ -152,9 +152,8 @@ def _own_and_shared(keys: Keys, prefix: str = "") -> tuple[Layer, Layer]:
 
 def mistral_large4(keys: Keys) -> Cache:
     """Mistral Large 4: NoPE layers (0 in no_rope_layers) cache no rotary part, layers may read an earlier layer's
-    latent (kv_source_layers).
+    latent (kv_source_layers) and still keep an indexer key.
 
-    Refused where a layer reads another's latent but keeps an indexer key: no kind says that yet.
     Source: mistral_large4/configuration_mistral_large4.py `kv_sharing_modes`.
     """
     count = keys.layers()
@@ -168,14 +167,11 @@ def mistral_large4(keys: Keys) -> Cache:
         source = index if sources is None else sources[index]
         full, shared = variants[rope[source]]
         layer = full if own[source] else shared
-        if source != index and own[index]:
-            raise keys.error(
-                f"kv_source_layers[{index}]",
-                f"layer {index} reads the latent of layer {source} but keeps an indexer key: not supported",
-                fix="write the model as YAML",
-                value=source,
-            )
-        cache.add(layer if source == index else (("shared", {"kind": "shared", "of": layer[0][0]}),))
+        if source == index:
+            cache.add(layer)
+            continue
+        reads: Block = {"kind": "shared", "of": layer[0][0]}
+        cache.add((("shared_index", reads | {"indexer": indexer(keys)}) if own[index] else ("shared", reads),))
     return cache
 
 

@@ -23,6 +23,8 @@ from kvcalc.importers._cache import (
 )
 from kvcalc.importers._keys import Keys
 from kvcalc.importers.latent import INDEXED, indexer, indexer_types, mla_block
+from kvcalc.importers.plain import plain
+from kvcalc.units import ceil_div
 
 LINEAR, FULL, SLIDING = "linear_attention", "full_attention", "sliding_attention"
 
@@ -199,17 +201,19 @@ def minimax_m3(keys: Keys) -> Cache:
     return by_type(keys, *listed, {FULL: _attn, "minimax_m3_sparse": indexed})
 
 
+def minimax_m2(keys: Keys) -> Cache:
+    """MiniMax-M2; the text section of M3 calls itself minimax_m2 too, and has sparse_attention_config."""
+    return minimax_m3(keys) if keys.has("sparse_attention_config") else plain(keys)
+
+
 def recurrent_gemma(keys: Keys) -> Cache:
     """RecurrentGemma: block_types repeated; attention slides over attention_window_size tokens."""
     count = keys.layers()
     kinds = keys.texts("block_types") or keys.texts("_block_types")
     if not kinds:
         raise keys.error("block_types", "block_types is missing", fix="add block_types (or _block_types)")
-    hidden = keys.whole("hidden_size")
-    width = keys.maybe("lru_width") or hidden
+    width = keys.maybe("lru_width") or keys.whole("hidden_size")  # the convolution runs over the same channels
     lru: Block = {"kind": "rglru", "width": width, "conv_kernel": keys.whole("conv1d_width", least=2)}
-    if width != hidden:
-        lru["conv_dim"] = hidden
     window = keys.whole("attention_window_size", most=2**40)
     local: Layer = (("attn", read_attention(keys, window=window)),)
     types = [kinds[index % len(kinds)] for index in range(count)]
@@ -230,6 +234,28 @@ def rwkv(keys: Keys) -> Cache:
         if width not in (None, hidden):
             raise keys.error("attention_hidden_size", f"{width} is not hidden_size {hidden}", fix="check it")
     return uniform(keys, block, name="rwkv")
+
+
+def xlstm(keys: Keys) -> Cache:
+    """xLSTM: widths are hidden_size x factor, rounded up to a multiple of 64.
+
+    Source: transformers 5.23 xlstm/configuration_xlstm.py `qk_dim`, `v_dim`.
+    """
+    heads, hidden = keys.whole("num_heads"), keys.whole("hidden_size", "embedding_dim")
+
+    def per_head(name: str) -> int:
+        factor = keys.raw(name)
+        if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor <= 1024:
+            raise keys.error(name, f"{name} must be a number above 0", fix="check it", value=factor)
+        return max(ceil_div(int(hidden * factor), 64) * 64 // heads, 1)
+
+    block: Block = {
+        "kind": "mlstm",
+        "heads": heads,
+        "key_dim": per_head("qk_dim_factor"),
+        "value_dim": per_head("v_dim_factor"),
+    }
+    return uniform(keys, block, layers=keys.layers("num_hidden_layers", "num_blocks"), name="mlstm")
 
 
 def lfm2(keys: Keys) -> Cache:
@@ -297,7 +323,7 @@ def qwen4_exp(keys: Keys) -> Cache:
     count = keys.layers()
     types, source = declared_types(keys, count) or (_every(keys, count, 4, "full_attention_interval"), "layer_types")
     cache = by_type(keys, types, source, {FULL: _qsa, INDEXED: _qsa, LINEAR: _gdn})
-    ple = index_set(keys, "ple_layer_ids", count)
+    ple = index_set(keys, "ple_layer_ids", count, first=1)
     if ple:
         ngram = keys.whole("ngram_size", most=64)
         width = keys.whole("hc_count", most=64) * keys.whole("hidden_size") * ngram

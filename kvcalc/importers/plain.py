@@ -141,6 +141,10 @@ def decoder_of(keys: Keys) -> Cache:
 
     Raises: ModelFileError unless is_decoder is true.
     """
+    if keys.text("model_type") == "git" and keys.has("num_key_value_heads"):
+        # xai-org/grok-2 config.json calls itself git; GIT itself has no grouped heads.
+        keys.notes.derive("model_type git with num_key_value_heads is Grok: a decoder")
+        return plain(keys)
     if not keys.flag("is_decoder"):
         raise keys.error(
             "is_decoder",

@@ -189,9 +189,9 @@ def counted_from_last(_: Keys, count: int) -> list[str]:
 
 
 def modernbert_decoder(keys: Keys) -> Cache:
-    """ModernBERT decoder: the window is half of `local_attention`."""
+    """ModernBERT decoder: `sliding_window` where stated, else half of `local_attention`."""
     local = keys.window("local_attention")
-    if local is not None:
+    if local is not None and not keys.has("sliding_window"):
         keys.notes.derive(f"sliding_window = local_attention // 2 = {local // 2}")
         keys = keys.overlaid({"sliding_window": local // 2})
     return mixed(keys, full_every(3, "global_attn_every_n_layers", first=0))

@@ -27,6 +27,7 @@ _KINDS = {
     "gated_deltanet": ("linear", "GatedDeltaNet"),
     "kda": ("linear", "KimiDeltaAttention"),
     "lightning": ("linear", "LightningAttention"),
+    "mlstm": ("linear", "MatrixLstm"),
     "rglru": ("recurrent", "RgLru"),
     "rwkv": ("recurrent", "Rwkv"),
     "short_conv": ("recurrent", "ShortConv"),

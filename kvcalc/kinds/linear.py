@@ -96,3 +96,31 @@ class LightningAttention:
 
     def mha_widths(self, blocks: Mapping[str, Kind]) -> tuple[int, int] | None:
         return 0, 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatrixLstm:
+    """mLSTM cell of xLSTM: per head a [key_dim, value_dim] matrix, a normaliser of key_dim and a running maximum.
+
+    Source: xLSTM (arXiv:2405.04517) section 2.3; transformers 5.23 xlstm/modeling_xlstm.py:1332-1358 (xLSTMCache).
+    """
+
+    kind: Literal["mlstm"]
+    heads: int
+    key_dim: int
+    value_dim: int
+
+    def __post_init__(self) -> None:
+        for name in ("heads", "key_dim", "value_dim"):
+            need_int(name, getattr(self, name))
+
+    def lower(self) -> tuple[Component, ...]:
+        """matrix_state [heads, key_dim, value_dim]; normaliser_state [heads, key_dim]; max_state [heads]."""
+        return (
+            state("matrix_state", Part(self.heads, self.key_dim * self.value_dim, "channels")),
+            state("normaliser_state", Part(self.heads, self.key_dim, "channels")),
+            state("max_state", Part(self.heads, 1, "channels")),
+        )
+
+    def mha_widths(self, blocks: Mapping[str, Kind]) -> tuple[int, int] | None:
+        return 0, 0

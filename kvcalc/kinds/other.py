@@ -10,6 +10,7 @@ from kvcalc.core.component import Component, Encoder, heads_part
 from kvcalc.core.model import Kind
 from kvcalc.errors import ModelFileError, short
 from kvcalc.kinds._check import need_divides, need_int, need_optional_int
+from kvcalc.kinds.indexer import Indexer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,23 +55,26 @@ class CrossAttention:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedCache:
-    """A layer that reads the cache another layer wrote, and stores nothing.
+    """A layer that reads the cache another layer wrote, and stores nothing, unless it has an indexer of its own.
 
     of: the block whose layers it reads, for the comparison with its own MHA form.
 
     Source: YOCO (arXiv:2405.05254); CLA (arXiv:2405.12981); Gemma 3n `num_kv_shared_layers`,
-    transformers 5.23 cache_utils.py:1930-1939.
+    transformers 5.23 cache_utils.py:1930-1939; indexer: Mistral Large 4 `kv_source_layers`,
+    mistral_large4/configuration_mistral_large4.py `kv_sharing_modes` (reuse_but_indexer).
     """
 
     kind: Literal["shared"]
     of: str | None = None
+    indexer: Indexer | None = None
 
     def __post_init__(self) -> None:
         if self.of is not None and (type(self.of) is not str or not self.of):
             raise ModelFileError(f"of must name a block, not {short(self.of)}", field="of", value=self.of)
 
     def lower(self) -> tuple[Component, ...]:
-        return ()
+        """Nothing, or the indexer's key."""
+        return self.indexer.lower() if self.indexer is not None else ()
 
     def mha_widths(self, blocks: Mapping[str, Kind]) -> tuple[int, int] | None:
         source = blocks.get(self.of) if self.of is not None else None

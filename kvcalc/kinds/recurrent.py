@@ -17,7 +17,7 @@ class RgLru:
     """Real-gated linear recurrent unit: `width` states and a conv tail over `conv_dim` (= width) channels.
 
     Source: Griffin (arXiv:2402.19427) section 2.4; transformers 5.23
-    recurrent_gemma/modeling_recurrent_gemma.py:431-447 (conv [hidden, K - 1], state [lru_width]).
+    recurrent_gemma/modeling_recurrent_gemma.py:431-447 (conv [lru_width, K - 1], state [lru_width]).
     """
 
     kind: Literal["rglru"]
@@ -44,8 +44,10 @@ class RgLru:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rwkv:
-    """Two token-shift vectors of `hidden_dim`, and the wkv state.
+    """Token-shift vectors of `hidden_dim` (`shifts` of them), and the wkv state.
 
+    shifts: 2, one for the time mix and one for the channel mix; 1 where the channel mix has none (RWKV-6 and 7 heads
+    on a Qwen2 body).
     head_dim given (RWKV-5, 6, 7): one [head_dim, head_dim] matrix per head of hidden_dim.
     head_dim absent (RWKV-4): numerator, denominator and running maximum of `attention_dim` (= hidden_dim) each.
 
@@ -57,17 +59,19 @@ class Rwkv:
     hidden_dim: int
     head_dim: int | None = None
     attention_dim: int | None = None
+    shifts: int = 2
 
     def __post_init__(self) -> None:
         need_int("hidden_dim", self.hidden_dim)
+        need_int("shifts", self.shifts, most=2)
         need_optional_int("head_dim", self.head_dim)
         need_optional_int("attention_dim", self.attention_dim)
         if self.head_dim is not None:
             need_divides("hidden_dim", self.hidden_dim, "head_dim", self.head_dim)
 
     def lower(self) -> tuple[Component, ...]:
-        """shift_state [2, hidden_dim] (the previous token, for time mix and channel mix); wkv_state."""
-        shift = conv_state(3, Part(1, self.hidden_dim, "replicated"), name="shift_state")
+        """shift_state [shifts, hidden_dim] (the previous token's); wkv_state."""
+        shift = conv_state(self.shifts + 1, Part(1, self.hidden_dim, "replicated"), name="shift_state")
         if self.head_dim is not None:
             heads = self.hidden_dim // self.head_dim
             return (shift, state("wkv_state", Part(heads, self.head_dim * self.head_dim, "channels")))

@@ -9,6 +9,9 @@ from kvcalc.render.parts import Answer, context, engine, kinds, load, page, repo
 from kvcalc.render.sheet import Cell, Column, Page, Sheet, bar, number
 from kvcalc.render.views_fit import fit_page
 from kvcalc.render.views_lists import dtypes_page, engines_page, gpus_page, models_page, validate_page
+from kvcalc.render.views_log import explain_log_page
+from kvcalc.render.views_measure import compare_cells, compare_columns, device_line, measured, measured_sheets
+from kvcalc.render.views_measure import verdict as verdict_of
 from kvcalc.render.views_planning import layouts_page, plan_page, sessions_page
 from kvcalc.render.views_tiers import offload_page, transfer_page
 from kvcalc.units import gb, gib, tokens_short
@@ -24,7 +27,7 @@ def compare_page(answer: Answer) -> Page:
     records = answer["results"]
     most = max(record["per_session_bytes"] for record in records)
     inputs = answer["inputs"]
-    columns = (
+    columns: tuple[Column, ...] = (
         Column(title="model", key="model", style="name"),
         Column(title="attention", key="kinds", style="dim", drop=3),
         Column(title="B/token", key="marginal_bytes_per_token", right=True),
@@ -40,12 +43,18 @@ def compare_page(answer: Answer) -> Page:
         Column(title="sessions", key="max_sessions", right=True),
     )
     rows = tuple(_compare_row(record, most) for record in records)
+    with_measured = all("measured" in record for record in records)
+    if with_measured:
+        columns = (*columns, *compare_columns())
+        rows = tuple((*row, *compare_cells(record)) for row, record in zip(rows, records, strict=True))
     gpu = records[0]["gpu"]
     lead = [load({**inputs, "tp": 1})]
     if gpu is not None:
         lead.append(f"GPU {gpu['name']} ({gib(gpu['total_bytes'])}, {gpu['total_is']}); {engine(answer)}")
     else:
         lead.append(f"pool {gib(records[0]['pool_bytes'])} per GPU; {engine(answer)}")
+    if with_measured:
+        lead.append(device_line(records[0]["measured"]))
     notes = [f"{record['model']['name']}: does not fit: {why_not(record)}" for record in records if not record["fits"]]
     return page(answer, Sheet(lead=tuple(lead), columns=columns, rows=rows, notes=tuple(notes)))
 
@@ -113,7 +122,17 @@ def _components(answer: Answer) -> Sheet:
 
 
 def size_page(answer: Answer) -> Page:
-    return page(answer, _components(answer), *report_sheets(answer))
+    shown = (_components(answer), *measured(answer), *report_sheets(answer))
+    if "measured" not in answer:
+        return page(answer, *shown)
+    return page(answer, *shown, verdict=verdict_of(answer["measured"]), good=answer["measured"]["equal"])
+
+
+def measure_page(answer: Answer) -> Page:
+    title = f"{answer['model']['name']}, {answer['cache']}" if answer["cache"] != "plan" else answer["model"]["name"]
+    first, *others = measured_sheets(answer)
+    first = replace(first, title=title, lead=(load(answer["inputs"]), engine(answer), *first.lead))
+    return page(answer, first, *others, verdict=verdict_of(answer), good=answer["equal"])
 
 
 def explain_page(answer: Answer) -> Page:
@@ -195,6 +214,8 @@ VIEWS: dict[str, Callable[[Answer], Page]] = {
     "fit": fit_page,
     "explain": explain_page,
     "variants": variants_page,
+    "measure": measure_page,
+    "explain-log": explain_log_page,
     "sessions": sessions_page,
     "plan": plan_page,
     "offload": offload_page,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from kvcalc.render.parts import Answer, engine, load, page, report_sheets, session_notes, size, why_not
 from kvcalc.render.sheet import Cell, Column, Page, Sheet, number
+from kvcalc.render.views_measure import measured
+from kvcalc.render.views_measure import verdict as verdict_of
 from kvcalc.units import gib
 
 
@@ -13,7 +15,10 @@ def fit_page(answer: Answer) -> Page:
     for item in answer["requirements"]:
         verdict += "; " + _requirement(item)
     good = answer["fits"] and all(item["met"] for item in answer["requirements"])
-    return page(answer, _ledger(answer), _holds(answer), *report_sheets(answer), verdict=verdict, good=good)
+    if "measured" in answer:
+        verdict, good = f"{verdict}\n{verdict_of(answer['measured'])}", good and answer["measured"]["equal"]
+    sheets = (_ledger(answer), _holds(answer), *measured(answer), *report_sheets(answer))
+    return page(answer, *sheets, verdict=verdict, good=good)
 
 
 def _ledger(answer: Answer) -> Sheet:

@@ -31,6 +31,7 @@ BLOCKS: dict[str, Doc] = {
     "gated_deltanet": {"key_heads": 2, "value_heads": 4, "key_dim": 4, "value_dim": 4, "conv_kernel": 4},
     "kda": {"heads": 2, "head_dim": 4, "conv_kernel": 4},
     "lightning": {"heads": 2, "head_dim": 4},
+    "mlstm": {"heads": 2, "key_dim": 4, "value_dim": 8},
     "rglru": {"width": 8, "conv_kernel": 4},
     "rwkv": {"hidden_dim": 8},
     "short_conv": {"dim": 8, "conv_kernel": 3},

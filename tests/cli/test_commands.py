@@ -26,6 +26,9 @@ CALLS: dict[str, list[str]] = {
     "offload": ["qwen3-8b", "-n", "3", "-c", "20000", "--host", "1TiB", "--link", "24GB/s"],
     "transfer": ["kimi-k2", "-c", "8150", "--rate", "20", "--link", "50GB/s"],
     "fit": ["llama3-70b", "--gpu", "h100-80gb:8", "-c", "32k", "-n", "4"],
+    "measure": ["docs/measurements/cpu/llama-3-8b-c8k-n1-bf16-tp1.json", "--check"],
+    "plan": ["llama3", "--users", "20", "--gpu", "h100-80gb", "--price", "2.95"],
+    "explain-log": ["tests/data/logs/vllm-10517.log", "--model", "llama3.1-8b"],
     "models": ["qwen3"],
     "gpus": ["h100"],
     "engines": ["ideal"],
@@ -289,8 +292,9 @@ def test_help(call: Call, command: str) -> None:
 def test_examples_work(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     """The example in each command's help runs as it stands."""
     (tmp_path / "my-model.yaml").write_text(TINY)
+    (tmp_path / "server.log").write_text("GPU KV cache size: 31,232 tokens\n")
     monkeypatch.chdir(tmp_path)
-    example = COMMANDS[command].text.partition("Example: kvcalc ")[2].split()
+    example = COMMANDS[command].text.partition("Example: kvcalc ")[2].partition("\n\n")[0].split()
     assert call(*example).code == 0
 
 

@@ -161,5 +161,5 @@ def test_values_are_text_lists_or_switches() -> None:
     name, values = read
     assert name == "size"
     assert set(values) == {option.name for option in COMMANDS["size"].options} | {"target"}
-    given_ = {key: value for key, value in values.items() if value is not None}
+    given_ = {key: value for key, value in values.items() if value not in (None, False)}
     assert given_ == {"target": "llama3", "context": "128k", "option": ["a=1", "b=2"], "json": True, "kv_dtype": "fp8"}

@@ -1,4 +1,4 @@
-"""The documentation is true: commands print what it shows, tables are what the registries hold, links lead somewhere."""
+"""The documentation is true: commands print what it shows, tables are current, links lead somewhere."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def test_readme_commands_are_those_ci_runs() -> None:
     readme, ci = (ROOT / "README.md").read_text(), (ROOT / ".ci" / "run").read_text()
     first, second = re.findall(r"^\.venv/bin.*|^python3 -m venv.*", readme, re.MULTILINE)[:2]
     assert "kvcalc compare llama3 deepseek-v2" in first
-    assert "torch==2.13.0" in second and "-e . -r requirements-dev.txt" in second
+    assert "torch==2.13.0" in second
+    assert "-e . -r requirements-dev.txt" in second
     assert "pip install -q torch==2.13.0".replace("pip ", 'pip" ') in ci
     assert "-e . -r requirements-dev.txt" in ci
 

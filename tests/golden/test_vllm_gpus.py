@@ -46,14 +46,15 @@ def start(name: str, gpu: str = "sm90", tp: int = 1, dcp: int = 1, **options: An
 )
 def test_block_sizes(name: str, gpu: str, dtype: str | None, block: int) -> None:
     """The GPU's attention backends decide the block size."""
-    options = {} if dtype is None else {"kv_cache_dtype": dtype}
+    options: dict[str, Any] = {} if dtype is None else {"kv_cache_dtype": dtype}
     assert start(name, gpu, **options).built.block_tokens == block
 
 
 @pytest.mark.parametrize(
     ("name", "gpu", "dtype"),
     [
-        ("llama3.1-8b", "sm80", "fp8"),
+        ("gpt-oss-20b", "sm86", "fp8"),
+        ("gpt-oss-20b", "sm90", "nvfp4"),
         ("deepseek-v3", "sm80", "fp8"),
         ("llama3.1-8b", "sm100", "turboquant_4bit_nc"),
         ("deepseek-v3.2", "sm80", "auto"),
@@ -63,6 +64,22 @@ def test_refusals(name: str, gpu: str, dtype: str) -> None:
     """No attention backend of that GPU takes the cache: vLLM does not start."""
     with pytest.raises(EngineRefusal):
         start(name, gpu, kv_cache_dtype=dtype)
+
+
+def test_fp8_on_ampere_needs_flashinfer() -> None:
+    """FlashInfer reads 8-bit caches from sm80 on; Triton, what is left without it, from sm89 on.
+
+    https://github.com/mitchross/talos-argocd-proxmox/pull/1995 (fp8_e4m3 on two RTX 3090)
+    """
+    assert start("llama3.1-8b", "sm86", kv_cache_dtype="fp8").built.block_tokens == 16
+    with pytest.raises(EngineRefusal, match=r"8\.9"):
+        start("llama3.1-8b", "sm86", kv_cache_dtype="fp8", flashinfer=False)
+
+
+def test_nvfp4_before_blackwell() -> None:
+    """FlashInfer's FA2 kernels read nvfp4 on Hopper: 9 bytes per 16 elements."""
+    plain, packed = (start("llama3.1-8b", kv_cache_dtype=name).built.stages[0].pool_bytes for name in ("auto", "nvfp4"))
+    assert packed * 32 == plain * 9
 
 
 def test_blackwell_sparse_fp8_is_plain() -> None:

@@ -45,8 +45,8 @@ def load_model(name: str) -> Model:
 
 
 def plan_run(model: Model, run: dict[str, Any]) -> VllmPlanner:
-    """The planner of one way of starting vLLM."""
-    options = {"max_num_batched_tokens": run["max_num_batched_tokens"], **run["extra"]}
+    """The planner of one way of starting vLLM; the emulated H100 had no FlashInfer attention."""
+    options = {"max_num_batched_tokens": run["max_num_batched_tokens"], "flashinfer": False, **run["extra"]}
     if run["block_size"] is not None:
         options["block_size"] = run["block_size"]
     if run["kv_cache_dtype"] != "auto":

@@ -67,16 +67,21 @@ def estimate_is_met(plan: VllmPlanner, length: int, printed: str, quoted: int) -
     low, high = pools(printed)
     while low < high:
         middle = (low + high) // 2
-        if plan.report(Load(length), middle)["refusal"]["estimated_max_model_len"] >= quoted:  # type: ignore[index]
+        if estimate(plan, length, middle) >= quoted:
             high = middle
         else:
             low = middle + 1
-    return plan.report(Load(length), low)["refusal"]["estimated_max_model_len"] == quoted  # type: ignore[index]
+    return estimate(plan, length, low) == quoted
+
+
+def estimate(plan: VllmPlanner, length: int, pool: int) -> int:
+    report: Any = plan.report(Load(length), pool)
+    return int(report["refusal"]["estimated_max_model_len"])
 
 
 def needed_gib(plan: VllmPlanner, length: int) -> float:
     report: Any = plan.report(Load(length), 1)
-    return round(report["refusal"]["needed_bytes"] / GIB, 2)
+    return float(round(report["refusal"]["needed_bytes"] / GIB, 2))
 
 
 MISTRAL_SMALL_4 = {"kind": "mla", "heads": 32, "latent_dim": 256, "rope_dim": 64}
@@ -257,6 +262,20 @@ def test_s41_the_ledger_closes() -> None:
     suggested = available_bytes(requested=requested, **sizes) - SUGGESTION_BUFFER
     # Five numbers rounded to 0.01 GiB each.
     assert abs(suggested - 151_519_866_880) <= 5 * 0.005 * GIB
+
+
+def test_qwen_3_8_27b_with_two_gpus_and_fp8() -> None:
+    """208 blocks of 1,568 tokens in 4.99 GiB are 302,921 tokens and 2.31x at 131,072; two state blocks per group.
+
+    https://github.com/mitchross/talos-argocd-proxmox/pull/1995
+    """
+    doc = {"pattern": ["delta", "delta", "delta", "attn"], "architecture": "qwen3_5_text", "state_dtype": "float32"}
+    plan = planner(QWEN_35_27B, 64, version="0.28", tp=2, types="fp8_e4m3", doc=doc)
+    for report in reports(plan, 131_072, "4.99"):
+        assert report["block_size"] == 1568
+        assert report["num_gpu_blocks"] == 208
+        assert report["kv_cache_tokens"] == 302_921
+        assert f"{report['max_concurrency']:.2f}" == "2.31"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Each kind's bytes against the formula of its paper, written here from the document's own fields."""
 
-# ruff: noqa: ARG005  one signature for all formulas
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -80,11 +79,12 @@ FORMULAS: dict[str, Callable[[Doc, int, int], Any]] = {
     "gated_deltanet": lambda d, n, e: _delta(d),
     "kda": lambda d, n, e: _kda(d),
     "lightning": lambda d, n, e: d["heads"] * d["head_dim"] ** 2,
+    "mlstm": lambda d, n, e: d["heads"] * (d["key_dim"] * d["value_dim"] + d["key_dim"] + 1),
     "rglru": lambda d, n, e: d["width"] + (d["conv_kernel"] - 1) * _or(d, "conv_dim", "width"),
     "rwkv": lambda d, n, e: _rwkv(d),
     "short_conv": lambda d, n, e: d["dim"] * (d["conv_kernel"] - 1),
     "cross": lambda d, n, e: e * _or(d, "groups", "heads") * (d["head_dim"] + _or(d, "v_head_dim", "head_dim")),
-    "shared": lambda d, n, e: 0,
+    "shared": lambda d, n, e: _index(d, n),
     "none": lambda d, n, e: 0,
 }  # fmt: skip
 

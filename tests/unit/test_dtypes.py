@@ -21,6 +21,7 @@ LAYOUTS: dict[str, tuple[int, str]] = {
     "fp8_e5m2": (1, "<B"),
     "int8": (1, "<b"),
     "int4": (2, "<B"),
+    "int64": (1, "<q"),
     "nvfp4": (16, "<8sB"),
     "mxfp4": (32, "<16sB"),
     "mxfp8": (32, "<32sB"),

@@ -43,7 +43,7 @@ class VllmEngine:
             has_attention=any(component.role in ("key", "value") for component in components),
             crosses=crosses,
         )
-        warnings = check_layout(model, settings)
+        warnings = (*check_layout(model, settings), *archs.unstated(model, settings.asked_ssm_dtype))
         built = build(model, settings)
         exact = not settings.has_states or archs.checked_states(model)
         if not exact:

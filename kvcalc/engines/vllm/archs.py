@@ -109,6 +109,17 @@ def state_class(kind: str, model: Model, rules: Rules, capability: int, key_dim:
     raise EngineRefusal(f"vLLM has no layer for {kind}", fix="engines: kvcalc engines")
 
 
+def has_sinks(model: Model) -> bool:
+    """Learned attention sinks: a term of the softmax, nothing in the cache, but not every backend knows them.
+
+    Source: models/gpt_oss.py, models/mimo_v2.py (layers built with `sinks`), models/granite.py:109 (where the config
+    lists layer types).
+    """
+    architecture = model.architecture or ""
+    mixed = len(model.blocks) > 1
+    return architecture.startswith(("gpt_oss", "mimo_v2")) or (architecture in ("granite", "granitemoe") and mixed)
+
+
 def check_supported(model: Model, *, crosses: bool) -> None:
     """Raises: EngineRefusal for architectures vLLM dropped, or whose formats are not modelled."""
     for name in str(model.facts.get("architectures", "")).split(","):
@@ -186,6 +197,15 @@ def _sliding_and_full(model: Model) -> tuple[str, str] | None:
     return (windowed[0], full[0]) if len(windowed) == len(full) == 1 else None
 
 
+def unstated(model: Model, asked_ssm_dtype: str | None) -> tuple[str, ...]:
+    """What the model's file leaves out and vLLM reads from the config."""
+    known = model.facts.get("mamba_ssm_dtype") or model.state_dtype or asked_ssm_dtype
+    if known or not (model.architecture or "").startswith("qwen3_5"):
+        return ()
+    said = "the model file does not state mamba_ssm_dtype: states in the model's own type, as vLLM would keep them then"
+    return (f"{said}; published Qwen3.5 and Qwen3.8 configs say float32 (--state-dtype fp32)",)
+
+
 def ssm_dtype(model: Model, kind: str, asked: str | None, conv_dtype: str) -> str:
     """Type of the recurrent state of a layer of `kind`.
 
@@ -202,5 +222,5 @@ def ssm_dtype(model: Model, kind: str, asked: str | None, conv_dtype: str) -> st
     if architecture.startswith("nemotron_h"):
         return str(model.facts.get("mamba_ssm_cache_dtype", "float32"))
     if architecture.startswith("qwen3_5"):
-        return str(model.facts.get("mamba_ssm_dtype", model.state_dtype or conv_dtype))
+        return str(model.facts.get("mamba_ssm_dtype") or model.state_dtype or conv_dtype)
     return conv_dtype

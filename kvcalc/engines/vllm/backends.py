@@ -1,7 +1,7 @@
 """Which attention backend vLLM picks on a GPU: it decides block sizes, strides and which KV dtypes exist.
 
-Only what changes the cache is modelled. FlashInfer counts as installed on sm100 only, as in the runs the
-numbers were checked against; elsewhere FlashAttention or Triton come first and use the same blocks of 16.
+Only what changes the cache is modelled. FlashInfer counts as installed: vLLM's CUDA wheel requires it. Without
+its kernels (no flashinfer-cubin, no nvcc) an 8-bit cache on sm80 to sm88 and nvfp4 have no backend.
 
 Source: vLLM 0.33.0 platforms/cuda.py `_get_backend_priorities`, v1/attention/backend.py
 `validate_configuration`, and each backend's class.
@@ -71,6 +71,14 @@ FLASHINFER = Backend(
     head_sizes=(64, 128, 256, 512),
     layouts=("LBHNC", "BLHNC"),
 )
+#: Elsewhere than on sm100 its kernels read any layout.
+FLASHINFER_ANY = Backend(
+    name="FLASHINFER",
+    dtypes=FLASHINFER.dtypes,
+    sizes=FLASHINFER.sizes,
+    majors=(8, 9, 12),
+    head_sizes=FLASHINFER.head_sizes,
+)
 FLASHINFER_LARGE = Backend(
     name="FLASHINFER",
     dtypes=FLASHINFER.dtypes,
@@ -121,6 +129,8 @@ class Query:
     groups: int
     windowed: bool = False
     model_head_size: int = 0
+    sinks: bool = False
+    flashinfer: bool = True
 
 
 def head_backend(query: Query) -> Backend:
@@ -147,19 +157,29 @@ def _head_candidates(query: Query) -> list[Backend]:
             flash = FLASH_ATTN_FP8_512 if wide else Backend(name="FLASH_ATTN", dtypes=(*NATIVE, *_E4M3), multiple_of=16)
         elif major == 10 and query.head_size <= 128:
             flash = Backend(name="FLASH_ATTN", dtypes=(*NATIVE, *_E4M3), multiple_of=16)
+    if not query.flashinfer:
+        return [flash, TRITON, TURBO]
     if major == 10:
         large = query.groups > 0 and query.heads // query.groups > 1
         return [FLASHINFER_LARGE if large else FLASHINFER, flash, TRITON, TURBO]
-    return [flash, TRITON, TURBO]
+    return [flash, FLASHINFER_ANY, TRITON, TURBO]
 
 
 def _refuses(backend: Backend, query: Query) -> str | None:
     """Why `backend` does not take the layer; None when it does."""
+    major = query.capability // 10
     flash = backend.name == "FLASH_ATTN"
+    triton_fp8 = backend.name.startswith("TRITON") and query.dtype.startswith("fp8")
+    # FlashInfer: sinks from Hopper on; its FA2 kernels misread nvfp4 with sinks or heads of 64.
+    # Source: flashinfer.py supports_sink, supports_combination.
+    sinks_fine = backend is not FLASHINFER_ANY or not query.sinks or (major >= 9 and query.dtype != "nvfp4")
+    nvfp4_64 = backend is FLASHINFER_ANY and query.dtype == "nvfp4" and query.head_size == 64
     checks = (
-        (query.capability // 10 in backend.majors, "compute capability not supported"),
+        (major in backend.majors, "compute capability not supported"),
         (query.dtype in backend.dtypes, "kv_cache_dtype not supported"),
-        (not query.dtype.startswith("fp8") or query.capability >= _FP8_FROM, "fp8 KV needs compute capability 8.9"),
+        (not triton_fp8 or query.capability >= _FP8_FROM, "fp8 KV needs compute capability 8.9"),
+        (sinks_fine, "attention sinks not supported"),
+        (not nvfp4_64, "nvfp4 not supported at head_size 64"),
         (query.block_tokens is None or backend.takes_block(query.block_tokens), "block_size not supported"),
         (not backend.head_sizes or query.head_size in backend.head_sizes, "head_size not supported"),
         (not flash or (query.head_size % 8 == 0 and query.head_size <= _FLASH_WIDEST), "head_size not supported"),

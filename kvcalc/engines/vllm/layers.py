@@ -249,6 +249,8 @@ class _Reader:
             groups=groups,
             windowed=windowed,
             model_head_size=model_head_size(self.model),
+            sinks=archs.has_sinks(self.model),
+            flashinfer=settings.flashinfer,
         )
 
     def check_heads(self, groups: int | None) -> None:

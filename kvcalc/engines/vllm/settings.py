@@ -53,6 +53,7 @@ OPTIONS: tuple[Option, ...] = (
         choices=("mtp", "ngram"),
         default="mtp",
     ),
+    Option(name="flashinfer", parse="switch", help="FlashInfer's kernels are there, as the wheel asks", default=True),
     Option(name="gpu_memory_utilization", parse="fraction", help="--gpu-memory-utilization, of the GPU's total"),
     Option(name="enforce_eager", parse="switch", help="--enforce-eager: no CUDA graphs", default=False),
     Option(
@@ -106,6 +107,7 @@ class Settings:
     draft_layers: bool
     skip_layers: frozenset[str]
     has_states: bool
+    flashinfer: bool
     assumptions: tuple[str, ...]
 
     @property
@@ -174,6 +176,7 @@ def read_settings(model: Model, setup: Setup, *, has_states: bool, has_attention
         draft_layers=drafts > 0 and options["speculative_method"] == "mtp",
         skip_layers=_skip_layers(model, options, kv_dtype, hybrid=has_states and has_attention),
         has_states=has_states,
+        flashinfer=bool(options["flashinfer"]),
         assumptions=tuple(notes),
     )
 

@@ -152,12 +152,17 @@ class Drawn:
     def config(self, length: int) -> Any:
         layout = real.KVCacheLayout["BLHNC" if self.outer else "LBNHC"]
         cache = SimpleNamespace(
-            get_resolved_kv_cache_layout=lambda: layout, num_gpu_blocks_override=None, prefix_cache_retention_interval=None,
-            mamba_cache_mode="align" if self.align else "none", skip_page_size_padded=None,
+            get_resolved_kv_cache_layout=lambda: layout, num_gpu_blocks_override=None,
+            prefix_cache_retention_interval=None, skip_page_size_padded=None,
+            mamba_cache_mode="align" if self.align else "none",
         )  # fmt: skip
         return SimpleNamespace(
-            model_config=SimpleNamespace(max_model_len=length, original_max_model_len=length, supports_kv_cache_grouping=False),
-            parallel_config=SimpleNamespace(decode_context_parallel_size=1, prefill_context_parallel_size=1, tensor_parallel_size=1),
+            model_config=SimpleNamespace(
+                max_model_len=length, original_max_model_len=length, supports_kv_cache_grouping=False
+            ),
+            parallel_config=SimpleNamespace(
+                decode_context_parallel_size=1, prefill_context_parallel_size=1, tensor_parallel_size=1
+            ),
             scheduler_config=SimpleNamespace(
                 disable_hybrid_kv_cache_manager=not self.hybrid, max_num_encoder_input_tokens=self.limits.encoder_tokens
             ),
@@ -211,10 +216,10 @@ def theirs_of(drawn: Drawn, length: int, memory: int) -> tuple[Any, ...]:
         configs = planning.get_kv_cache_configs(config, specs, [memory] * len(specs), groups)
     except ValueError as error:
         text = str(error)
-        if "KV cache is needed" not in text.replace("KV cache is", "KV cache is"):
+        if "KV cache is needed" not in text:
             raise
-        needed = float(text.split("(")[2].split(" GiB")[0])
-        estimate = int(text.split("model length is ")[1].split(".")[0]) if "model length is" in text else 0
+        needed = float(text.split("(", 3)[2].split(" GiB", 1)[0])
+        estimate = int(text.split("model length is ", 1)[1].split(".", 1)[0]) if "model length is" in text else 0
         return ("refused", shape, needed, estimate)
     tokens, concurrency = kv_cache_utils.get_kv_cache_capacity(config, configs[0])
     sizes = [config.kv_cache_tensors[0].size // config.num_blocks for config in configs]
