@@ -23,6 +23,7 @@ from kvcalc.core.result import (
     SessionLimits,
     SessionLoad,
     Term,
+    TierRow,
     VariantRecord,
 )
 from kvcalc.errors import UsageError, did_you_mean, short
@@ -120,6 +121,39 @@ class PlanAnswer(_Header):
     results: list[PlanRow]
 
 
+class OffloadAnswer(_Header):
+    """`kvcalc offload`: session_bytes as stored by all ranks; copy_bytes of one undivided copy, no chunks."""
+
+    model: ModelInfo
+    engine: EngineInfo
+    exactness: str
+    assumptions: list[str]
+    warnings: list[str]
+    session_bytes: int
+    copy_bytes: int
+    total_bytes: int
+    reload_ns: int | None
+    results: list[TierRow]
+
+
+class TransferAnswer(_Header):
+    """`kvcalc transfer`: handoff_bytes to all decode ranks, rank_bytes to the fullest; milli_*: thousandths."""
+
+    model: ModelInfo
+    engine: EngineInfo
+    exactness: str
+    assumptions: list[str]
+    warnings: list[str]
+    copy_bytes: int
+    handoff_bytes: int
+    rank_bytes: int
+    bytes_per_second: int | None
+    handoff_ns: int | None
+    link_share: float | None
+    milli_requests_per_second: int | None
+    milli_in_flight: int | None
+
+
 class VariantsAnswer(_Header):
     """`kvcalc variants`: the model as shipped first."""
 
@@ -177,6 +211,8 @@ ANSWERS: dict[str, Any] = {
     "compare": CompareAnswer,
     "sessions": SessionsAnswer,
     "plan": PlanAnswer,
+    "offload": OffloadAnswer,
+    "transfer": TransferAnswer,
     "variants": VariantsAnswer,
     "measure": MeasureAnswer,
     "explain-log": ExplainLogAnswer,

@@ -305,6 +305,16 @@ class EngineFitRecord(FitRecord):
     differs: str
 
 
+class TierRow(TypedDict):
+    """One tier below the GPUs; sessions None: more than anyone asks for."""
+
+    tier: str
+    capacity_bytes: int
+    sessions: int | None
+    holds_asked: bool
+    reload_ns: int | None
+
+
 class VariantRecord(TypedDict):
     """The same model with another attention."""
 

@@ -14,6 +14,7 @@ from kvcalc.render.views_log import explain_log_page
 from kvcalc.render.views_measure import compare_cells, compare_columns, device_line, measured, measured_sheets
 from kvcalc.render.views_measure import verdict as verdict_of
 from kvcalc.render.views_planning import layouts_page, plan_page, sessions_page
+from kvcalc.render.views_tiers import offload_page, transfer_page
 from kvcalc.units import gb, gib, tokens_short
 
 #: As wide as its title, so that a comparison still fits 80 columns.
@@ -220,6 +221,8 @@ VIEWS: dict[str, Callable[[Answer], Page]] = {
     "explain-log": explain_log_page,
     "sessions": sessions_page,
     "plan": plan_page,
+    "offload": offload_page,
+    "transfer": transfer_page,
     "models": models_page,
     "gpus": gpus_page,
     "engines": engines_page,
