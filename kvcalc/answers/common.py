@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kvcalc.core.component import Role
     from kvcalc.core.gpu import Gpu
     from kvcalc.core.result import EngineInfo, ModelInfo
+    from kvcalc.planning.lora import Lora
     from kvcalc.planning.startlog import StartLog
 
 
@@ -41,6 +42,7 @@ class Ask(NamedTuple):
     gpu: str | None = None
     gpu_count: int | None = None
     weight_dtype: str | None = None
+    lora: Lora | None = None
     pool_bytes: int | None = None
     overhead_bytes: int | None = None
     gpu_total_bytes: int | None = None
@@ -191,6 +193,7 @@ def echo(ask: Ask, setup: Setup, load: Load) -> dict[str, Any]:
         "engine_options": dict(setup.options),
         "gpu": ask.gpu,
         "weight_dtype": ask.weight_dtype,
+        "lora": None if ask.lora is None else dict(zip(("slots", "rank"), ask.lora, strict=True)),
         "pool_bytes": ask.pool_bytes,
         "overhead_bytes": ask.overhead_bytes,
         "gpu_total_bytes": ask.gpu_total_bytes,

@@ -140,6 +140,7 @@ def ledger_ask(target: Target, ask: Ask, gpu: Gpu, layout: Layout) -> LedgerAsk:
         load=Load(ask.context_tokens, ask.sessions),
         weight_dtype=ask.weight_dtype,
         expert_parallel=ask.ep,
+        lora=ask.lora,
         overhead_bytes=ask.overhead_bytes,
         total_bytes=ask.gpu_total_bytes,
         log=ask.log,
@@ -234,7 +235,12 @@ def _check_pool_alone(ask: Ask) -> None:
 
     Raises: UsageError.
     """
-    asked = (("weight-dtype", ask.weight_dtype), ("overhead", ask.overhead_bytes), ("gpu-total", ask.gpu_total_bytes))
+    asked = (
+        ("weight-dtype", ask.weight_dtype),
+        ("lora", ask.lora),
+        ("overhead", ask.overhead_bytes),
+        ("gpu-total", ask.gpu_total_bytes),
+    )
     for name, value in (*asked, ("from-log", ask.from_log)):
         if value is not None:
             raise UsageError(

@@ -91,10 +91,10 @@ def plan(
             rows += _best(search, gpu, kv_dtype)
         if progress is not None:
             progress(number + 1, len(gpus))
-    if not search.prepared or (not rows and len(search.refusals) >= len(gpus)):
+    if not rows and len(search.refusals) >= len(gpus):
         raise UsageError(next(iter(search.refusals.values()), "no GPU was given"), fix="choose other GPUs", field="gpu")
     rows.sort(key=order)
-    some = next(ready for ready in search.prepared.values() if ready is not None)
+    some = next(iter(search.alike.values()), None) or prepare(target, ask, gpu=gpus[0])
     inputs = {**some.inputs, "tp": None, "pp": None, "dp": None, "kv_dtypes": [d or "auto" for d in wanted.kv_dtypes]}
     return {
         **header("plan", {**inputs, "users": wanted.users, "gpus": [gpu.name for gpu in gpus]}),

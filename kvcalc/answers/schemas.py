@@ -10,6 +10,7 @@ from typing import Any, Literal, NotRequired, TypedDict, get_args, get_origin, g
 from kvcalc.core.result import (
     Advice,
     CacheRecord,
+    EngineFitRecord,
     EngineInfo,
     FitRecord,
     GpuInfo,
@@ -22,6 +23,7 @@ from kvcalc.core.result import (
     SessionLimits,
     SessionLoad,
     Term,
+    TierRow,
     VariantRecord,
 )
 from kvcalc.errors import UsageError, did_you_mean, short
@@ -52,14 +54,24 @@ class ExplainAnswer(_Header, CacheRecord):
     rank_bytes: int
 
 
+class RefusedEngine(TypedDict):
+    """An engine that does not run the model (`--engines`), and why."""
+
+    model: str
+    engine: str
+    reason: str
+    fix: str | None
+
+
 class CompareAnswer(_Header):
-    """`kvcalc compare`: a fit record per target, in the order asked."""
+    """`kvcalc compare`: a fit record per target, in the order asked; with `--engines` per target and engine."""
 
     engine: EngineInfo
     exactness: str
     assumptions: list[str]
     warnings: list[str]
-    results: list[FitRecord]
+    results: list[FitRecord | EngineFitRecord]
+    refused: NotRequired[list[RefusedEngine]]
 
 
 class WorkloadInfo(TypedDict):
@@ -107,6 +119,39 @@ class PlanAnswer(_Header):
     warnings: list[str]
     live_tokens: int
     results: list[PlanRow]
+
+
+class OffloadAnswer(_Header):
+    """`kvcalc offload`: session_bytes as stored by all ranks; copy_bytes of one undivided copy, no chunks."""
+
+    model: ModelInfo
+    engine: EngineInfo
+    exactness: str
+    assumptions: list[str]
+    warnings: list[str]
+    session_bytes: int
+    copy_bytes: int
+    total_bytes: int
+    reload_ns: int | None
+    results: list[TierRow]
+
+
+class TransferAnswer(_Header):
+    """`kvcalc transfer`: handoff_bytes to all decode ranks, rank_bytes to the fullest; milli_*: thousandths."""
+
+    model: ModelInfo
+    engine: EngineInfo
+    exactness: str
+    assumptions: list[str]
+    warnings: list[str]
+    copy_bytes: int
+    handoff_bytes: int
+    rank_bytes: int
+    bytes_per_second: int | None
+    handoff_ns: int | None
+    link_share: float | None
+    milli_requests_per_second: int | None
+    milli_in_flight: int | None
 
 
 class VariantsAnswer(_Header):
@@ -166,6 +211,8 @@ ANSWERS: dict[str, Any] = {
     "compare": CompareAnswer,
     "sessions": SessionsAnswer,
     "plan": PlanAnswer,
+    "offload": OffloadAnswer,
+    "transfer": TransferAnswer,
     "variants": VariantsAnswer,
     "measure": MeasureAnswer,
     "explain-log": ExplainLogAnswer,

@@ -14,6 +14,7 @@ from kvcalc.targets import Target, load_target
 from kvcalc.units import parse_bytes, parse_count, parse_tokens
 
 if TYPE_CHECKING:
+    from kvcalc.planning.lora import Lora
     from kvcalc.planning.startlog import StartLog
 
 MAX_DEGREE = 4096
@@ -51,6 +52,7 @@ class Given(NamedTuple):
             gpu=name,
             gpu_count=count,
             weight_dtype=values.get("weight_dtype"),
+            lora=self._lora(),
             pool_bytes=self.amount("pool"),
             overhead_bytes=self.amount("overhead"),
             gpu_total_bytes=self.amount("gpu_total"),
@@ -68,6 +70,19 @@ class Given(NamedTuple):
         """A number of tokens, or None."""
         text = self.values.get(name)
         return None if text is None else parse_tokens(text, field=name.replace("_", "-"))
+
+    def thousandths(self, name: str) -> int | None:
+        """A positive decimal like 2.5, in thousandths."""
+        text = self.values.get(name)
+        if text is None:
+            return None
+        whole, _, part = text.strip().partition(".")
+        if not (whole + part).isdigit() or not whole.isascii() or len(whole) > 9 or len(part) > 3:
+            raise UsageError(f"{name} must be a number like 2.5, not {short(text)}", fix=f"--{name} 20", field=name)
+        found = int(whole or 0) * 1000 + int((part + "000")[:3])
+        if not found:
+            raise UsageError(f"{name} must be above 0", fix=f"--{name} 20", field=name)
+        return found
 
     def _log(self) -> StartLog | None:
         """What the start-up log of --from-log says.
@@ -114,10 +129,30 @@ class Given(NamedTuple):
 
     def target(self, registry: Registry) -> Target:
         """The one TARGET."""
-        return load_target(self.values["target"], registry)
+        return self._drafted(load_target(self.values["target"], registry))
 
     def targets(self, registry: Registry) -> list[Target]:
-        return [load_target(text, registry) for text in self.values["targets"]]
+        return [self._drafted(load_target(text, registry)) for text in self.values["targets"]]
+
+    def _drafted(self, target: Target) -> Target:
+        """The target with the cache of --draft beside its own.
+
+        Raises: UsageError.
+        """
+        text = self.values.get("draft")
+        if text is None:
+            return target
+        from kvcalc.planning.additions import with_draft
+
+        return target._replace(model=with_draft(target.model, text))
+
+    def _lora(self) -> Lora | None:
+        text = self.values.get("lora")
+        if text is None:
+            return None
+        from kvcalc.planning.lora import read_lora
+
+        return read_lora(text)
 
     def gpu(self, ask: Ask, registry: Registry) -> Gpu | None:
         return None if ask.gpu is None else registry.gpu(ask.gpu)
@@ -151,6 +186,21 @@ class Given(NamedTuple):
             said = attach(record, target, ask, device, gpu=gpu)
             answer["assumptions"] = [*answer["assumptions"], *(f"{name}{note}" for note in said)]
         return EXIT_OK if all(record["measured"]["equal"] for record in records) else EXIT_DOES_NOT_FIT
+
+    def by_engine(self, targets: list[Target], ask: Ask, gpu: Gpu | None, notes: list[str]) -> dict[str, Any]:
+        """`--engines`: emit one row per target and engine (a compare answer), and return it.
+
+        Raises: UsageError.
+        """
+        from kvcalc.answers.engines import compare_engines, read_engines
+
+        for name in ("engine", "measure"):
+            if self.values.get(name):
+                raise UsageError(f"--{name} contradicts --engines", fix=f"drop --{name}", field="engines")
+        answer = compare_engines(targets, ask, gpu, read_engines(self.values["engines"]))
+        answer["assumptions"] = [*notes, *answer["assumptions"]]
+        self.emit(answer)
+        return answer
 
     def emit(self, answer: Mapping[str, Any]) -> None:
         """Print the answer in the format asked for.

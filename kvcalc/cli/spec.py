@@ -55,6 +55,7 @@ _CACHE = (
     Opt("pp", ("--pp",), "N", "Pipeline parallel degree."),
     Opt("dp", ("--dp",), "N", "Data parallel degree."),
     Opt("dcp", ("--dcp",), "N", "Decode context parallel degree."),
+    Opt("draft", ("--draft",), "LxHxD", "A draft model's cache beside it: layers x KV heads x head dim, like 1x8x128."),
     Opt("encoder_tokens", ("--encoder-tokens",), "N", "Encoder length, for models with cross attention."),
     Opt("gpu", ("--gpu",), "NAME[:N]", "GPU, like h100-80gb or h200:8; `kvcalc gpus` lists them."),
 )
@@ -62,6 +63,7 @@ _POOL = (
     Opt("ep", ("--ep",), "", "Experts divided over TP x DP (expert parallel).", switch=True),
     Opt("weight_dtype", ("--weight-dtype",), "TYPE", "Type of the weights (default: the checkpoint's)."),
     Opt("pool", ("--pool",), "SIZE", "KV memory per GPU, like 24GiB: skips the ledger."),
+    Opt("lora", ("--lora",), "SLOTSxRANK", "Adapters on the GPU, like 4x16."),
     Opt("overhead", ("--overhead",), "SIZE", "Replaces every line but weights and unused share."),
     Opt("gpu_total", ("--gpu-total",), "SIZE", "The GPU's memory as the engine's log prints it."),
 )
@@ -69,6 +71,19 @@ _LOG = (Opt("from_log", ("--from-log",), "FILE", "An engine's start-up log: its 
 _LAYOUTS = (
     Opt("gpus", ("--gpus",), "N", "GPUs to divide the model over (with --layouts)."),
     Opt("layouts", ("--layouts",), "LIST", "Layouts side by side: tp8,dp8ep8,tp2dp4 or all."),
+)
+_ENGINES = (Opt("engines", ("--engines",), "LIST", "One row per engine: vllm,sglang or all."),)
+_OFFLOAD = (
+    Opt("host", ("--host",), "SIZE", "Host memory for idle sessions, like 1TiB."),
+    Opt("disk", ("--disk",), "SIZE", "Disk for idle sessions."),
+    Opt("link", ("--link",), "RATE", "From host memory to the GPUs, like 24GB/s or 400Gb/s (bits)."),
+    Opt("disk_link", ("--disk-link",), "RATE", "From disk to the GPUs."),
+    Opt("tier_dtype", ("--tier-dtype",), "TYPE", "Type below the GPU (default: the cache's)."),
+    Opt("chunk", ("--chunk",), "TOKENS", "Tokens per stored chunk, 0 for none (default 256, as in LMCache)."),
+)
+_TRANSFER = (
+    Opt("rate", ("--rate",), "N", "Requests per second."),
+    Opt("link", ("--link",), "RATE", "Between prefill and decode, like 50GB/s or 400Gb/s (bits)."),
 )
 _PLAN = (
     Opt("users", ("--users",), "N", "Sessions at once that must be held."),
@@ -98,6 +113,7 @@ _WORKLOAD = (
     Opt("input", ("--input",), "SHAPE", "Prompt lengths, like p50=900,p95=3000 or uniform=100-700 or 512."),
     Opt("output", ("--output",), "SHAPE", "Output lengths, like p50=150,p95=800."),
     Opt("shared_prompt", ("--shared-prompt",), "TOKENS", "One system prompt before every prompt."),
+    Opt("image_tokens", ("--image-tokens",), "TOKENS", "Image tokens in every prompt."),
     Opt("arrivals", ("--arrivals",), "HOW", "closed (a session asks again at once) or poisson (default closed)."),
     Opt("wait", ("--wait",), "SHARE", "Accepted share of requests that wait (default 0.01)."),
     Opt("preempt", ("--preempt",), "SHARE", "Accepted preemptions per request."),
@@ -109,10 +125,10 @@ COMMANDS: dict[str, Spec] = {
     "compare": Spec(
         "Models side by side: bytes per token, cache, max context, sessions.",
         "Models side by side on one GPU type: bytes per token, cache per session, ratio to their own MHA form, max "
-        "context, sessions.\n\nExample: kvcalc compare llama3 deepseek-v2 -c 128k --gpu h200\n\n"
-        "Layouts: kvcalc compare deepseek-v3 --gpu h200 --gpus 8 --layouts tp8,dp8ep8,tp2dp4",
+        "context, sessions; with --layouts the same GPUs divided in several ways (compare deepseek-v3 --gpu h200 "
+        "--gpus 8 --layouts tp8,dp8ep8,tp2dp4).\n\nExample: kvcalc compare llama3 deepseek-v2 -c 128k --gpu h200",
         Argument("targets", "TARGET...", many=True),
-        (*_CACHE, *_LAYOUTS, *_POOL, *_MODELS, *_MEASURE, *_OUTPUT),
+        (*_CACHE, *_ENGINES, *_LAYOUTS, *_POOL, *_MODELS, *_MEASURE, *_OUTPUT),
     ),
     "size": Spec(
         "Bytes of a context x sessions, component by component.",
@@ -140,7 +156,7 @@ COMMANDS: dict[str, Spec] = {
         "The GPU's memory line by line, the longest context and the most sessions; exit 1 when the load does not fit."
         "\n\nExample: kvcalc fit llama3-70b --gpu h100-80gb --tp 4 -c 32k -n 8",
         _ONE,
-        (*_CACHE, *_POOL, *_LOG, *_GATE, *_MODELS, *_MEASURE, *_OUTPUT),
+        (*_CACHE, *_ENGINES, *_POOL, *_LOG, *_GATE, *_MODELS, *_MEASURE, *_OUTPUT),
     ),
     "measure": Spec(
         "Allocate the cache on a device and compare to the byte.",
@@ -194,6 +210,20 @@ COMMANDS: dict[str, Spec] = {
         "--kv-dtype bf16,fp8 --input p50=900,p95=3000 --output p50=150,p95=800",
         _ONE,
         (*_PLAN, *_WORKLOAD, *_CACHE, *_POOL, *_MODELS, *_OUTPUT),
+    ),
+    "offload": Spec(
+        "Idle sessions in host memory and on disk.",
+        "Bytes of -n idle sessions of -c tokens below the GPU, how many fit in each tier, and how long they take to "
+        "come back.\n\nExample: kvcalc offload qwen3-8b -n 300 -c 20000 --host 1TiB --link 24GB/s",
+        _ONE,
+        (*_OFFLOAD, *_CACHE, *_MODELS, *_OUTPUT),
+    ),
+    "transfer": Spec(
+        "Hand-offs from prefill to decode.",
+        "Bytes of a hand-off of -c tokens, bandwidth for a rate of requests, time on a link.\n\n"
+        "Example: kvcalc transfer kimi-k2 -c 8150 --kv-dtype fp8 --rate 20 --link 50GB/s",
+        _ONE,
+        (*_TRANSFER, *_CACHE, *_MODELS, *_OUTPUT),
     ),
     "models": Spec(
         "The shipped models.",

@@ -40,6 +40,7 @@ def read_workload(given: Given) -> Workload:
     Raises: UsageError.
     """
     from kvcalc.answers.sessions import need_workload
+    from kvcalc.planning.additions import with_images
     from kvcalc.planning.workload import inline
 
     path, prompt, output = (given.values.get(name) for name in ("workload", "input", "output"))
@@ -54,6 +55,8 @@ def read_workload(given: Given) -> Workload:
     shared, arrivals = given.tokens("shared_prompt"), given.values.get("arrivals")
     if arrivals not in (None, "closed", "poisson"):
         raise UsageError(f"--arrivals cannot be {short(arrivals)}", fix="closed or poisson", field="arrivals")
+    if images := given.tokens("image_tokens"):
+        found = with_images(found, images)
     return replace(
         found,
         shared_prompt=found.shared_prompt if shared is None else shared,

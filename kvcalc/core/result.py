@@ -299,6 +299,22 @@ class PlanRow(TypedDict):
     flags: str
 
 
+class EngineFitRecord(FitRecord):
+    """A fit record of `--engines`: `differs` is what sets the engine apart, in one phrase."""
+
+    differs: str
+
+
+class TierRow(TypedDict):
+    """One tier below the GPUs; sessions None: more than anyone asks for."""
+
+    tier: str
+    capacity_bytes: int
+    sessions: int | None
+    holds_asked: bool
+    reload_ns: int | None
+
+
 class VariantRecord(TypedDict):
     """The same model with another attention."""
 

@@ -23,6 +23,7 @@ from kvcalc.units import GIB
 
 if TYPE_CHECKING:
     from kvcalc.core.result import LedgerLine
+    from kvcalc.planning.lora import Lora
     from kvcalc.planning.startlog import StartLog
 
 #: engine -> module of this package with `engine_lines(ask)`; imported only when asked for.
@@ -51,6 +52,7 @@ class LedgerAsk(NamedTuple):
     load: Load = Load(0)
     weight_dtype: str | None = None
     expert_parallel: bool = False
+    lora: Lora | None = None
     overhead_bytes: int | None = None
     total_bytes: int | None = None
     log: StartLog | None = None
@@ -129,8 +131,19 @@ def build_ledger(ask: LedgerAsk) -> Ledger:
     """
     total = _total(ask)
     rest = _rest(ask, total["bytes"])
-    lines = [total, *(_taken(item, amount) for item, amount in rest.lines)]
+    lines = [total, *(_taken(item, amount) for item, amount in [*rest.lines, *_adapters(ask)])]
     return Ledger(tuple(lines), tuple(rest.assumptions), tuple(rest.warnings))
+
+
+def _adapters(ask: LedgerAsk) -> list[tuple[str, Amount]]:
+    """The slots of LoRA adapters."""
+    if ask.lora is None:
+        return []
+    from kvcalc.planning.lora import lora_bytes
+
+    size = lora_bytes(ask.model, ask.lora, ask.layout.tp)
+    detail = f"{ask.lora.slots} slots of rank {ask.lora.rank}, 2 bytes per element"
+    return [("LoRA slots", exactly(size, "formula", detail, "estimate"))]
 
 
 def levers(ask: LedgerAsk) -> list[Lever]:

@@ -7,12 +7,14 @@ from dataclasses import replace
 
 from kvcalc.render.parts import Answer, context, engine, kinds, load, page, report_sheets, session_notes, size, why_not
 from kvcalc.render.sheet import Cell, Column, Page, Sheet, bar, number
+from kvcalc.render.views_engines import engines_compare_page
 from kvcalc.render.views_fit import fit_page
 from kvcalc.render.views_lists import dtypes_page, engines_page, gpus_page, models_page, validate_page
 from kvcalc.render.views_log import explain_log_page
 from kvcalc.render.views_measure import compare_cells, compare_columns, device_line, measured, measured_sheets
 from kvcalc.render.views_measure import verdict as verdict_of
 from kvcalc.render.views_planning import layouts_page, plan_page, sessions_page
+from kvcalc.render.views_tiers import offload_page, transfer_page
 from kvcalc.units import gb, gib, tokens_short
 
 #: As wide as its title, so that a comparison still fits 80 columns.
@@ -24,6 +26,8 @@ def compare_page(answer: Answer) -> Page:
     if answer["inputs"].get("layouts"):
         return layouts_page(answer)
     records = answer["results"]
+    if "refused" in answer:
+        return engines_compare_page(answer)
     most = max(record["per_session_bytes"] for record in records)
     inputs = answer["inputs"]
     columns: tuple[Column, ...] = (
@@ -217,6 +221,8 @@ VIEWS: dict[str, Callable[[Answer], Page]] = {
     "explain-log": explain_log_page,
     "sessions": sessions_page,
     "plan": plan_page,
+    "offload": offload_page,
+    "transfer": transfer_page,
     "models": models_page,
     "gpus": gpus_page,
     "engines": engines_page,
