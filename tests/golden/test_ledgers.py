@@ -101,7 +101,7 @@ def test_sglang_pool(row: ledgers.Row) -> None:
     assert abs(build_ledger(ask).pool_bytes - gib_of(row["pool_gib"])) <= GIB // 100
 
 
-@pytest.mark.parametrize("row", ledgers.others("llamacpp"), ids=lambda row: row["id"])
+@pytest.mark.parametrize("row", ledgers.others("llama.cpp"), ids=lambda row: row["id"])
 def test_llamacpp_compute_buffer(row: ledgers.Row) -> None:
     """Mistral-7B's compute buffers are met to the MiB, the others within 6 %."""
     size = compute_buffer(
