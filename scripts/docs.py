@@ -125,9 +125,60 @@ def accuracy(name: str) -> str:
     return str(getattr(module, name)())
 
 
+#: One shipped model per way of caching, for the page that sets engines beside kinds.
+SHOWN_BY = {
+    "MHA": "llama-2-7b",
+    "MQA": "falcon-7b",
+    "GQA": "llama-3-8b",
+    "window": "gemma-3-27b",
+    "window, alternating": "gpt-oss-20b",
+    "chunk": "llama-4-scout",
+    "MLA": "deepseek-v3",
+    "MLA + indexer": "deepseek-v3.2",
+    "CSA / HCA": "deepseek-v4-flash",
+    "shared KV": "gemma-3n-e4b",
+    "Mamba": "falcon-mamba-7b",
+    "Mamba-2 hybrid": "nemotron-h-8b",
+    "Gated DeltaNet": "qwen3-next-80b-a3b",
+    "KDA": "kimi-linear-48b-a3b",
+    "short conv": "lfm2-1.2b",
+    "encoder-decoder": "whisper-large-v3",
+}
+
+
+def engine_kinds_table() -> str:
+    """One session of 32,768 tokens: bytes over the tensor-level minimum, engine by engine; why where it is refused."""
+    from kvcalc.answers.common import Ask, prepare
+    from kvcalc.engines import engine_names
+    from kvcalc.errors import KvcalcError
+    from kvcalc.registry import load_registry
+    from kvcalc.targets import load_target
+
+    registry = load_registry()
+    engines = [name for name in engine_names() if name != "ideal"]
+    rows, refusals = [], []
+    for kind, name in SHOWN_BY.items():
+        target = load_target(name, registry)
+        cells = []
+        least = 0
+        for engine in ("ideal", *engines):
+            try:
+                ready = prepare(target, Ask(context_tokens=32768, engine=engine), tp=1)
+                held = ready.planner.plan(ready.load).max_rank_bytes
+            except KvcalcError as error:
+                cells.append("refused")
+                refusals.append(f"- {engine}, {name}: {error}")
+                continue
+            least = least or held
+            cells.append(f"{held / least:.2f}")
+        rows.append([kind, f"`{name}`", *cells[1:]])
+    return table(["kind", "shown by", *engines], rows) + "\nRefused:\n\n" + "\n".join(refusals) + "\n"
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "kinds": kinds_table,
     "engines": engines_table,
+    "engine-kinds": engine_kinds_table,
     "dtypes": dtypes_table,
     "exit-codes": exit_codes_table,
     "commands": commands_table,

@@ -20,16 +20,22 @@ def compare(targets: Sequence[Target], ask: Ask, gpu: Gpu | None) -> dict[str, A
 
     Raises: UsageError, EngineRefusal.
     """
-    return comparison(targets, ask, [_one(target, ask, gpu) for target in targets])
+    return comparison(targets, ask, [one(target, ask, gpu) for target in targets])
 
 
 def comparison(
-    targets: Sequence[Target], ask: Ask, results: Sequence[tuple[FitRecord, dict[str, Any]]]
+    targets: Sequence[Target],
+    ask: Ask,
+    results: Sequence[tuple[FitRecord, dict[str, Any]]],
+    called: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """The answer of these records, each with the inputs it was made from."""
+    """The answer of these records, each with the inputs it was made from.
+
+    called: what each record is called where its model's name does not tell it from the others.
+    """
     inputs = {key: value for key, value in results[0][1].items() if key != "tp"}
     records = [record for record, _ in results]
-    named = [(record["model"]["name"], record) for record in records]
+    named = list(zip(called or [record["model"]["name"] for record in records], records, strict=True))
     return {
         **header("compare", {"targets": [target.origin for target in targets], **inputs, "tp": ask.tp}),
         "engine": records[0]["engine"],
@@ -42,7 +48,8 @@ def comparison(
     }
 
 
-def _one(target: Target, ask: Ask, gpu: Gpu | None) -> tuple[FitRecord, dict[str, Any]]:
+def one(target: Target, ask: Ask, gpu: Gpu | None) -> tuple[FitRecord, dict[str, Any]]:
+    """The record of one target under the asked engine, and the inputs it was made from."""
     tp, notes = tensor_parallel(target, ask, gpu)
     ready = prepare(target, ask, tp=tp, gpu=gpu)
     record = fit_record(ready, ask, gpu)

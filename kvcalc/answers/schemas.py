@@ -10,6 +10,7 @@ from typing import Any, Literal, NotRequired, TypedDict, get_args, get_origin, g
 from kvcalc.core.result import (
     Advice,
     CacheRecord,
+    EngineFitRecord,
     EngineInfo,
     FitRecord,
     GpuInfo,
@@ -53,14 +54,24 @@ class ExplainAnswer(_Header, CacheRecord):
     rank_bytes: int
 
 
+class RefusedEngine(TypedDict):
+    """An engine that does not run the model (`--engines`), and why."""
+
+    model: str
+    engine: str
+    reason: str
+    fix: str | None
+
+
 class CompareAnswer(_Header):
-    """`kvcalc compare`: a fit record per target, in the order asked."""
+    """`kvcalc compare`: a fit record per target, in the order asked; with `--engines` per target and engine."""
 
     engine: EngineInfo
     exactness: str
     assumptions: list[str]
     warnings: list[str]
-    results: list[FitRecord]
+    results: list[FitRecord | EngineFitRecord]
+    refused: NotRequired[list[RefusedEngine]]
 
 
 class WorkloadInfo(TypedDict):

@@ -12,6 +12,9 @@ def run(given: Given) -> int:
     ask, registry = given.ask(), given.registry()
     gpu, notes = given.gpu_or_default(ask, registry)
     targets = given.targets(registry)
+    if given.values["engines"] is not None:
+        given.by_engine(targets, ask, gpu, notes)
+        return EXIT_OK
     answer = compare(targets, ask, gpu)
     answer["assumptions"] = [*notes, *answer["assumptions"]]
     code = EXIT_OK

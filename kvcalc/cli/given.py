@@ -187,6 +187,21 @@ class Given(NamedTuple):
             answer["assumptions"] = [*answer["assumptions"], *(f"{name}{note}" for note in said)]
         return EXIT_OK if all(record["measured"]["equal"] for record in records) else EXIT_DOES_NOT_FIT
 
+    def by_engine(self, targets: list[Target], ask: Ask, gpu: Gpu | None, notes: list[str]) -> dict[str, Any]:
+        """`--engines`: emit one row per target and engine (a compare answer), and return it.
+
+        Raises: UsageError.
+        """
+        from kvcalc.answers.engines import compare_engines, read_engines
+
+        for name in ("engine", "measure"):
+            if self.values.get(name):
+                raise UsageError(f"--{name} contradicts --engines", fix=f"drop --{name}", field="engines")
+        answer = compare_engines(targets, ask, gpu, read_engines(self.values["engines"]))
+        answer["assumptions"] = [*notes, *answer["assumptions"]]
+        self.emit(answer)
+        return answer
+
     def emit(self, answer: Mapping[str, Any]) -> None:
         """Print the answer in the format asked for.
 

@@ -72,6 +72,7 @@ _LAYOUTS = (
     Opt("gpus", ("--gpus",), "N", "GPUs to divide the model over (with --layouts)."),
     Opt("layouts", ("--layouts",), "LIST", "Layouts side by side: tp8,dp8ep8,tp2dp4 or all."),
 )
+_ENGINES = (Opt("engines", ("--engines",), "LIST", "One row per engine: vllm,sglang or all."),)
 _OFFLOAD = (
     Opt("host", ("--host",), "SIZE", "Host memory for idle sessions, like 1TiB."),
     Opt("disk", ("--disk",), "SIZE", "Disk for idle sessions."),
@@ -127,7 +128,7 @@ COMMANDS: dict[str, Spec] = {
         "context, sessions; with --layouts the same GPUs divided in several ways (compare deepseek-v3 --gpu h200 "
         "--gpus 8 --layouts tp8,dp8ep8,tp2dp4).\n\nExample: kvcalc compare llama3 deepseek-v2 -c 128k --gpu h200",
         Argument("targets", "TARGET...", many=True),
-        (*_CACHE, *_LAYOUTS, *_POOL, *_MODELS, *_MEASURE, *_OUTPUT),
+        (*_CACHE, *_ENGINES, *_LAYOUTS, *_POOL, *_MODELS, *_MEASURE, *_OUTPUT),
     ),
     "size": Spec(
         "Bytes of a context x sessions, component by component.",
@@ -155,7 +156,7 @@ COMMANDS: dict[str, Spec] = {
         "The GPU's memory line by line, the longest context and the most sessions; exit 1 when the load does not fit."
         "\n\nExample: kvcalc fit llama3-70b --gpu h100-80gb --tp 4 -c 32k -n 8",
         _ONE,
-        (*_CACHE, *_POOL, *_LOG, *_GATE, *_MODELS, *_MEASURE, *_OUTPUT),
+        (*_CACHE, *_ENGINES, *_POOL, *_LOG, *_GATE, *_MODELS, *_MEASURE, *_OUTPUT),
     ),
     "measure": Spec(
         "Allocate the cache on a device and compare to the byte.",

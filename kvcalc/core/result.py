@@ -299,6 +299,12 @@ class PlanRow(TypedDict):
     flags: str
 
 
+class EngineFitRecord(FitRecord):
+    """A fit record of `--engines`: `differs` is what sets the engine apart, in one phrase."""
+
+    differs: str
+
+
 class TierRow(TypedDict):
     """One tier below the GPUs; sessions None: more than anyone asks for."""
 

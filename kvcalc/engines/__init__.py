@@ -26,7 +26,17 @@ _MODULES = {
     "tensorrt-llm": "tensorrt_llm",
 }
 #: Other spellings people use.
-_ALIASES = {"llamacpp": "llama.cpp", "llama-server": "llama.cpp", "lm-studio": "lmstudio"}
+_ALIASES = {
+    "llamacpp": "llama.cpp",
+    "llama-server": "llama.cpp",
+    "lm-studio": "lmstudio",
+    "hf": "transformers",
+    "mlx": "mlx-lm",
+    "exl3": "exllamav3",
+    "trtllm": "tensorrt-llm",
+    "trt-llm": "tensorrt-llm",
+    "ktransformers": "sglang",  # runs inside its fork of SGLang (its README, third_party/sglang)
+}
 #: Engines that divide a model between GPUs by whole layers: several GPUs mean --pp, never --tp.
 LAYERWISE = frozenset(("llama.cpp", "ollama", "lmstudio"))
 

@@ -53,6 +53,9 @@ def layer_kinds(metadata: Metadata) -> tuple[Layers, tuple[Kind, ...] | None, li
         derived.append(f"{metadata.mtp_layers} MTP layers: no cache outside a draft context")
     mtp = _mtp_layer(every[main:]) if main < len(every) else None
     layers = _share(metadata, every[:main])
+    ignored = metadata.whole("attention.sliding_window") if metadata.arch.windows is None else 0
+    if ignored:
+        derived.append(f"llama.cpp ignores the file's window of {ignored}: every layer is full")
     if metadata.arch.windows is not None and _sliding(metadata):
         derived.append(f"which layers slide: rule of llama.cpp's {metadata.architecture} loader")
     return layers, mtp, derived

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from kvcalc.render.parts import Answer, context, engine, kinds, load, page, report_sheets, session_notes, size, why_not
 from kvcalc.render.sheet import Cell, Column, Page, Sheet, bar, number
+from kvcalc.render.views_engines import engines_compare_page
 from kvcalc.render.views_fit import fit_page
 from kvcalc.render.views_lists import dtypes_page, engines_page, gpus_page, models_page, validate_page
 from kvcalc.render.views_log import explain_log_page
@@ -25,6 +26,8 @@ def compare_page(answer: Answer) -> Page:
     if answer["inputs"].get("layouts"):
         return layouts_page(answer)
     records = answer["results"]
+    if "refused" in answer:
+        return engines_compare_page(answer)
     most = max(record["per_session_bytes"] for record in records)
     inputs = answer["inputs"]
     columns: tuple[Column, ...] = (

@@ -7,10 +7,11 @@ import struct
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from gguf_bytes import BOOL, FLOAT32, INT32, STRING, UINT32, UINT64, TensorInfo, Typed, Writer, gguf_bytes
+from gguf_bytes import BOOL, FLOAT32, INT32, STRING, UINT32, UINT64, TensorInfo, Typed, Value, Writer, gguf_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +19,7 @@ from kvcalc.errors import KvcalcError, ModelFileError
 from kvcalc.importers.gguf import import_gguf
 from kvcalc.importers.gguf_file import BLOCKS, Skipped, read_header
 
-LLAMA = {
+LLAMA: dict[str, Value] = {
     "general.architecture": "llama", "general.name": "Tiny", "llama.context_length": 4096,
     "llama.embedding_length": 512, "llama.block_count": 3, "llama.attention.head_count": 8,
     "llama.attention.head_count_kv": 2, "llama.vocab_size": 1000,
@@ -55,7 +56,7 @@ def test_versions_and_byte_orders_read_alike(version: int, order: str, tmp_path:
 
 def test_every_value_type_is_read(tmp_path: Path) -> None:
     """All scalar types and arrays of them keep their values; texts and long arrays only their length."""
-    values = {f"k{kind}": Typed(kind, 7) for kind in range(13) if kind not in (6, 7, 8, 9, 12)}
+    values: dict[str, Value] = {f"k{kind}": Typed(kind, 7) for kind in range(13) if kind not in (6, 7, 8, 9, 12)}
     values |= {"f": Typed(FLOAT32, 0.5), "d": Typed(12, 0.25), "yes": Typed(BOOL, value=True), "text": "hi"}
     values |= {"ints": Typed(INT32, [-1, 2]), "flags": Typed(BOOL, [True, False]), "words": Typed(STRING, ["a", "bc"])}
     values |= {"long": Typed(UINT32, [1] * 5000), "essay": "x" * 5000, "u64": Typed(UINT64, 2**40)}
@@ -123,6 +124,13 @@ def test_a_key_that_comes_twice_is_refused(tmp_path: Path) -> None:
     assert "comes twice" in refused(written(tmp_path, raw))
 
 
+def test_a_key_without_a_name_is_refused(tmp_path: Path) -> None:
+    """An empty or an endless key."""
+    for name in ("", "k" * 5000):
+        raw = b"GGUF" + Writer().pack("IQQ", 3, 0, 1) + Writer().string(name) + Writer().value("v" * 100)
+        assert "impossible length" in refused(written(tmp_path, raw))
+
+
 def test_no_file_is_said_so(tmp_path: Path) -> None:
     """A missing path, a directory."""
     assert "no file" in refused(tmp_path / "missing.gguf")
@@ -154,16 +162,16 @@ def test_split_models_are_read_by_their_first_part(tmp_path: Path) -> None:
 
 
 def test_block_sizes_are_those_of_ggml() -> None:
-    """Bits per weight of known types, as llama.cpp prints them (tools/quantize: Q4_K 4.5, Q6_K 6.5625, IQ1_S 1.5625)."""
+    """Bits per weight of known types, as llama.cpp prints them: Q4_K 4.5, Q6_K 6.5625, IQ1_S 1.5625."""
     bits = {kind: size * 8 / elements for kind, (elements, size) in BLOCKS.items()}
     assert (bits[0], bits[1], bits[8], bits[2]) == (32, 16, 8.5, 4.5)
     assert (bits[12], bits[14], bits[10], bits[19], bits[39]) == (4.5, 6.5625, 2.625, 1.5625, 4.25)
 
 
 def test_a_large_vocabulary_is_walked_in_bounded_time_and_memory(tmp_path: Path) -> None:
-    """250,000 tokens with scores, types and merges: under 20 MB above an empty interpreter, and a fraction of a second."""
+    """250,000 tokens with scores, types and merges: under 20 MB of growth, and a fraction of a second."""
     words = [f"token-{index}" for index in range(250_000)]
-    head = {
+    head: dict[str, Value] = {
         **LLAMA, "tokenizer.ggml.tokens": Typed(STRING, words), "tokenizer.ggml.merges": Typed(STRING, words),
         "tokenizer.ggml.scores": Typed(FLOAT32, [0.0] * len(words)),
         "tokenizer.ggml.token_type": Typed(INT32, [1] * len(words)),
@@ -192,10 +200,8 @@ VALID = gguf_bytes(LLAMA | {"tokenizer.ggml.tokens": Typed(STRING, ["a", "b"])},
 def survives(folder: Path, raw: bytes) -> None:
     """A document or an error in words, quickly."""
     start = time.process_time()
-    try:
+    with suppress(KvcalcError):
         import_gguf(written(folder, raw))
-    except KvcalcError as error:
-        assert str(error)
     assert time.process_time() - start < 1.0
 
 

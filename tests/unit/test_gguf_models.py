@@ -77,7 +77,7 @@ def test_windows_that_a_loader_ignores_are_no_windows(tmp_path: Path) -> None:
 
 
 def test_patterns_come_from_the_loader_where_the_file_has_none(tmp_path: Path) -> None:
-    """gemma2 every second, gemma3 every sixth, smallthinker the first of four; an array or a number of the file wins."""
+    """gemma2 every second, gemma3 every sixth, smallthinker the first of four; what the file says wins."""
     slide = {"attention.sliding_window": 128}
     assert tags(model(tmp_path, "gemma2", slide)) == ["mha@128", "mha"] * 3
     assert tags(model(tmp_path, "gemma2", {})) == ["mha@4096", "mha"] * 3
@@ -88,6 +88,7 @@ def test_patterns_come_from_the_loader_where_the_file_has_none(tmp_path: Path) -
     ] * 2  # fmt: skip
     first = ["mha", "mha@4096", "mha@4096", "mha@4096", "mha", "mha@4096"]
     assert tags(model(tmp_path, "smallthinker", slide)) == first
+    assert tags(model(tmp_path, "gemma3", slide | {"attention.sliding_window_pattern": 0})) == ["mha@128"] * 6
     flags = [True, False, False, False, False, True]
     wanted = ["mha@128" if flag else "mha" for flag in flags]
     assert tags(model(tmp_path, "gemma3", slide | {"attention.sliding_window_pattern": flags})) == wanted
@@ -191,9 +192,9 @@ def test_mtp_layers_are_set_aside(tmp_path: Path) -> None:
 def test_deepseek_v4_counts_mtp_layers_without_weights_as_ordinary(tmp_path: Path) -> None:
     """Its loader looks for the weights of the MTP layers, not only for the key."""
     keys = {
-        "nextn_predict_layers": 1, "attention.head_count_kv": 1, "attention.key_length": 128, "attention.value_length": 128,
-        "attention.sliding_window": 128, "attention.compress_ratios": [0, 4, 128, 4, 128, 0],
-        "attention.indexer.key_length": 64,
+        "nextn_predict_layers": 1, "attention.head_count_kv": 1, "attention.key_length": 128,
+        "attention.value_length": 128, "attention.sliding_window": 128, "attention.indexer.key_length": 64,
+        "attention.compress_ratios": [0, 4, 128, 4, 128, 0],
     }  # fmt: skip
     assert tags(model(tmp_path, "deepseek4", keys)) == [
         "mqa@128",
@@ -209,6 +210,18 @@ def test_deepseek_v4_counts_mtp_layers_without_weights_as_ordinary(tmp_path: Pat
     assert found.mtp is not None
     with pytest.raises(ModelFileError, match="every layer"):
         model(tmp_path, "deepseek4", keys | {"attention.compress_ratios": [0, 4]})
+
+
+def test_the_n_gram_convolution_of_qwen4_is_a_state_beside_the_state(tmp_path: Path) -> None:
+    """ple.layers names the layer: (kernel - 1) inputs of ngram_size x hyper connections x embedding."""
+    ple = {
+        "ple.layers": [1], "ple.ngram_size": 3, "ple.conv_kernel": 4, "hyper_connection.count": 4,
+        "attention.indexer.key_length": 64,
+    }  # fmt: skip
+    found = model(tmp_path, "qwen4exp", SSM | {"ssm.group_count": 2} | ple)
+    assert tags(found)[:3] == ["gated_deltanet", "gated_deltanet+short_conv", "gated_deltanet"]
+    (conv,) = found.blocks[found.layers[1][1]].lower()
+    assert (conv.law.slots(1), conv.elements_per_slot) == (3, 3 * 4 * 512)
 
 
 def test_models_without_a_cache(tmp_path: Path) -> None:
@@ -229,6 +242,10 @@ def test_models_without_a_cache(tmp_path: Path) -> None:
         ("llama", {"attention.head_count": [0, 8, 8, 8, 8, 8]}, "heads of no width"),
         ("llama", {"attention.head_count": [1.5] * 6}, "whole numbers"),
         ("llama", {"attention.causal": 1}, "true or false"),
+        ("llama", {"attention.head_count": [8] * 5000}, "has 5,000 elements"),
+        ("qwen35", SSM | {"ssm.group_count": 2, "ssm.inner_size": 1000}, "value heads"),
+        ("minicpm3", MLA | {"rope.dimension_count": 32}, "expanded MLA"),
+        ("deepseek4", {"attention.sliding_window": 8, "attention.compress_ratios": [0] * 6}, "must be 1"),
         ("mamba", {"attention.head_count": 0}, "ssm.conv_kernel is missing"),
         ("rwkv7", {"attention.head_count": 0, "wkv.head_size": 60}, "no multiple"),
     ],

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kvcalc.core.capacity import max_context, max_sessions
+from kvcalc.core.capacity import growth, max_context, max_sessions
 from kvcalc.core.component import Role
 from kvcalc.core.plan import Layout, Load, Planner
 from kvcalc.document import model_from_document
@@ -130,12 +130,62 @@ def test_architectures_decide_what_a_model_may_keep() -> None:
     with pytest.raises(EngineRefusal, match="one window per model"):
         planner(doc={"architecture": "gemma3_text", "attention": two, "pattern": ["a", "b"]})
     with pytest.raises(EngineRefusal, match="b10566 does not know it"):
-        found, _ = get_engine("llama.cpp")
-        model = model_from_document(
-            {"name": "m", "layers": 2, "dtype": "float16", "architecture": "hy_v4", "attention": ATTENTION}
+        planner("llama.cpp@b10566", doc={"architecture": "hy_v4"})
+    with pytest.raises(EngineRefusal, match="must say their widths"):
+        planner(
+            doc={"architecture": "minicpm3", "attention": {"kind": "mla", "heads": 8, "latent_dim": 8, "rope_dim": 8}}
         )
-        dtypes = CacheDtypes(key="float16", value="float16", index="float16", pending="x", conv="x", state="x")
-        found.prepare(model, Setup(version="b10566", dtypes=dtypes))
+    shared = {"a": ATTENTION, "s": {"kind": "shared", "of": "a"}}
+    with pytest.raises(EngineRefusal, match="first 20 layers in any case, but layer 3 shares"):
+        planner(doc={"architecture": "gemma3n", "attention": shared, "pattern": ["a*3", "s"]})
+
+
+def test_cross_attention_is_recomputed_not_cached() -> None:
+    """T5's decoder keeps its own keys and values only, however long the encoder's input is."""
+    blocks = {"self": ATTENTION, "cross": {"kind": "cross", "heads": 8, "head_dim": 64}}
+    t5 = planner(doc={"architecture": "t5", "attention": blocks, "pattern": [["self", "cross"]]})
+    assert t5.plan(Load(256, 1, 5000)).total_bytes == 4 * 256 * ROW
+
+
+def test_kimi_linear_values_are_checked_at_the_width_its_loader_assumes() -> None:
+    """Its converter writes no value_length: 2304 / 32 = 72 elements, which no block of 32 divides."""
+    blocks = {
+        "kda": {"kind": "kda", "heads": 32, "head_dim": 128, "conv_kernel": 4},
+        "mla": {"kind": "mla", "heads": 32, "latent_dim": 512, "rope_dim": 64},
+    }
+    doc = {"architecture": "kimi_linear", "hidden_size": 2304, "attention": blocks, "pattern": ["kda", "mla"]}
+    with pytest.raises(EngineRefusal, match="n_embd_head_v=72"):
+        planner(kv="q8_0", doc=doc)
+
+
+def test_kimi_k3_is_not_kimi_linear() -> None:
+    """Its language model says kimi_linear, the file around it kimi_k3: only that one keeps snapshots of its states."""
+    doc = {"architecture": "kimi_linear", "attention": {"kind": "kda", "heads": 8, "head_dim": 64, "conv_kernel": 4}}
+    assert total(planner(doc=doc, n_rs_seq=1), 256) == total(planner(doc=doc), 256)
+    whole = doc | {"facts": {"wrapper": "kimi_k3"}}
+    assert total(planner(doc=whole, n_rs_seq=1), 256) == 2 * total(planner(doc=whole), 256)
+
+
+def test_mtp_layers_of_a_deepseek_v4_file_keep_a_window() -> None:
+    """Where the file has them, DeepSeek-V4's main context gives its MTP layers the window cache, and nothing else."""
+    attention = {
+        "window": {"kind": "mqa", "heads": 8, "head_dim": 128, "window": 128, "tied_kv": True},
+        "csa": {"kind": "csa", "heads": 8, "head_dim": 128, "tokens_per_slot": 4, "window": 128, "index_dim": 64},
+    }
+    doc = {"architecture": "deepseek4", "attention": attention, "pattern": ["window", "csa"]}
+    file = doc | {"mtp": {"layers": 1, "block": "window"}, "facts": {"gguf_architecture": "deepseek4"}}
+    added = total(planner(doc=file), 4096) - total(planner(doc=doc), 4096)
+    assert added == 768 * 128 * 2  # window 128 + batch 512, padded; one row for K and V
+
+
+@pytest.mark.parametrize("engine", ["llama.cpp", "ollama", "lmstudio"])
+def test_growth_of_a_session(engine: str) -> None:
+    """Far out a session costs its row per token; what it costs at once is the sliding layers."""
+    gemma = {"a": ATTENTION | {"window": 512}, "b": ATTENTION}
+    rate = growth(planner(engine, doc={"architecture": "gemma3_text", "attention": gemma, "pattern": ["a", "b"]}))
+    slots, batch = (4, 512) if engine == "lmstudio" else (1, 2048 if engine == "ollama" else 512)
+    assert rate.marginal_bytes == 2 * ROW
+    assert rate.fixed_bytes == 2 * (slots * 512 + batch) * ROW
 
 
 def test_windows_follow_the_architecture() -> None:

@@ -65,7 +65,9 @@ def architecture_of(model: Model) -> str:
             fix="add `architecture:` (the config's model_type) to the model file, or use the GGUF",
             field="architecture",
         )
-    name = gguf_architecture(model.architecture)
+    # Kimi K3's language model calls itself kimi_linear; its converter is that of the whole.
+    whole = model.facts.get("wrapper") == "kimi_k3"
+    name = "kimi-k3" if whole else gguf_architecture(model.architecture)
     if name is None:
         raise EngineRefusal(
             f"llama.cpp has no architecture for model_type {short(model.architecture)}",

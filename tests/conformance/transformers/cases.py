@@ -6,6 +6,7 @@ itself; one that cannot run is either in `EXCLUDED` with its reason, or fails.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import warnings
 from dataclasses import dataclass
@@ -113,7 +114,8 @@ def shrunk(model_type: str, changes: dict[str, Any]) -> Any:
             values["num_key_value_heads"] = values["num_attention_heads"]
     values.update(OVERRIDES.get(model_type, {}))
     values.update(changes)
-    return cls(**{key: value for key, value in values.items() if value is not DROP})
+    # copied: configs complete nested dicts in place, and another architecture's default would leak in
+    return cls(**{key: copy.deepcopy(value) for key, value in values.items() if value is not DROP})
 
 
 _WINDOW_KEYS = ("sliding_window", "attention_window_size", "sliding_window_size", "attention_chunk_size")
