@@ -28,7 +28,7 @@ def test_sglang_keeps_a_share_of_what_is_free(call: Call) -> None:
     [("lmdeploy", "cache_max_entry_count", 0.8), ("tensorrt-llm", "free_gpu_memory_fraction", 0.9)],
 )
 def test_fraction_of_free_memory(call: Call, engine: str, option: str, fraction: float) -> None:
-    """The cache gets its default fraction of what is left; given, the engine applies it, and the pool is what is left."""
+    """The cache gets its default fraction of what is left; a given one is applied by the engine to all of it."""
     found = lines(call, engine)
     taken = sum(size for item, size in found.items() if item not in ("pool", "kept free"))
     assert found["pool"] == pytest.approx(taken * fraction, abs=2)
