@@ -27,7 +27,6 @@ CALLS: dict[str, list[str]] = {
     "transfer": ["kimi-k2", "-c", "8150", "--rate", "20", "--link", "50GB/s"],
     "fit": ["llama3-70b", "--gpu", "h100-80gb:8", "-c", "32k", "-n", "4"],
     "measure": ["docs/measurements/cpu/llama-3-8b-c8k-n1-bf16-tp1.json", "--check"],
-    "plan": ["llama3", "--users", "20", "--gpu", "h100-80gb", "--price", "2.95"],
     "explain-log": ["tests/data/logs/vllm-10517.log", "--model", "llama3.1-8b"],
     "models": ["qwen3"],
     "gpus": ["h100"],
