@@ -30,7 +30,7 @@ def summary() -> str:
         equal, cells = _sum(rows, "equal"), _sum(rows, "cells")
         measured = _sum(rows, "measurements") or cells
         share = f"{equal:,} of {cells:,}" + (" (100 %)" if equal == cells else f" ({100 * equal / cells:.2f} %)")
-        name = f"[{result['engine']}](#{result['engine']})"
+        name = f"[{result['engine']}](#{result['engine'].replace('.', '')})"
         lines.append(f"| {name} | {result['version']} | {len(rows)} | {measured:,} | {share} |")
     return "\n".join(lines) + "\n"
 

@@ -140,9 +140,9 @@ class Metadata:
     def facts(self) -> dict[str, int | str | bool]:
         """What the llama.cpp engine must know beside the layers."""
         facts: dict[str, int | str | bool] = {"gguf_architecture": self.architecture}
-        # The diffusion loaders switch causal attention off themselves (dream.cpp, llada.cpp, llada-moe.cpp, rnd1.cpp).
-        diffusion = self.architecture in ("dream", "llada", "llada-moe", "rnd1")
-        if diffusion or not self.flag("attention.causal", default=True):
+        # These loaders switch causal attention off themselves (gemma-embedding.cpp, dream.cpp, llada.cpp, rnd1.cpp).
+        never = self.architecture in ("gemma-embedding", "dream", "llada", "llada-moe", "rnd1")
+        if never or not self.flag("attention.causal", default=True):
             facts["is_causal"] = False
         if self.arch.latent == "row" and self.architecture not in ("kimi-k3", "glm5-next"):
             # The type checks look at value_length, which MLA stores nothing of; these two loaders overwrite it.

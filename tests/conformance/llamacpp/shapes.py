@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from gguf_bytes import UINT64, Typed
+
 Keys = dict[str, Any]
 
 MOE: Keys = {
@@ -173,17 +175,23 @@ _SMALL_PLAIN = (
     "baichuan", "starcoder", "refact", "bloom", "stablelm", "qwen", "phi2", "plamo", "codeshell", "orion", "internlm2",
     "minicpm", "gemma", "starcoder2", "xverse", "command-r", "olmo", "chatglm", "glm4", "bitnet", "jais", "jais2",
     "nemotron", "exaone", "granite", "arcee", "ernie4_5", "hunyuan-dense", "smollm3", "seed_oss", "pangu-embedded",
-    "mistral3", "maincoder", "talkie", "mpt",
+    "mistral3", "maincoder", "talkie", "mpt", "cogvlm", "llama-embed", "paddleocr", "pockettts", "hunyuan_vl",
+    "neo-bert", "eurobert", "dream",
 )  # fmt: skip
 _SMALL_MOE = (
     "qwen2moe", "phimoe", "grok", "arctic", "deepseek", "glm4moe", "bailingmoe", "bailingmoe2", "ernie4_5-moe",
-    "hunyuan-moe", "hy_v3", "minimax-m2", "granitemoe",
+    "hunyuan-moe", "hy_v3", "minimax-m2", "granitemoe", "llada-moe", "rnd1",
 )  # fmt: skip
 
 #: One small model per rule, with dimensions that are all different: name -> (GGUF architecture, keys).
 SMALL: dict[str, tuple[str, Keys]] = {
     **{name: (name, attention(3, 512, 8, 2)) for name in _SMALL_PLAIN},
     **{name: (name, attention(3, 512, 8, 4) | MOE) for name in _SMALL_MOE},
+    "apertus": ("apertus", attention(3, 512, 8, 2) | {f"/xielu.{name}": [0.5] * 3 for name in ("alpha_n", "alpha_p", "beta", "eps")}),
+    "gemma-embedding": ("gemma-embedding", attention(6, 512, 8, 2, window=128)),
+    "chameleon": ("chameleon", attention(3, 512, 8, 8, vocab_size=65536)),
+    "deepseek2-ocr": ("deepseek2-ocr", attention(3, 512, 8, 8) | MOE),
+    "bert": ("bert", attention(3, 512, 8, 8) | {"/tokenizer.ggml.token_type_count": 2}),
     "grovemoe": ("grovemoe", attention(3, 512, 8, 4, experts_per_group=2) | MOE),
     "dots1": ("dots1", attention(3, 512, 8, 8) | MOE),
     "olmoe": ("olmoe", attention(3, 512, 8, 8) | MOE),
@@ -253,6 +261,11 @@ SMALL: dict[str, tuple[str, Keys]] = {
         7, 512, 8, 2, dk=96, dv=96, full_attention_interval=3, nextn_predict_layers=1) | SECTIONS | ssm(4, 768, 64, 12, 4)),
     "qwen35moe": ("qwen35moe", attention(6, 512, 8, 2, dk=96, dv=96) | MOE | SECTIONS | ssm(4, 768, 64, 12, 4)),
     "qwen4exp": ("qwen4exp", attention(6, 512, 8, 2, dk=96, dv=96) | MOE | SECTIONS | HYPER | indexer(64) | ssm(4, 768, 64, 12, 4)),
+    "qwen4exp-ple": ("qwen4exp", attention(
+        6, 512, 8, 2, dk=96, dv=96, ple__layers=[1], ple__ngram_size=3, ple__heads_per_ngram=2, ple__conv_kernel=4,
+        ple__eos_token_id=1, ple__layer_multipliers=Typed(UINT64, [3, 5, 7]), ple__head_offsets=Typed(UINT64, [0, 100, 200, 300]),
+        ple__head_vocab_sizes=Typed(UINT64, [100, 100, 100, 100]), embedding_length_per_layer_input=128)
+        | MOE | SECTIONS | HYPER | indexer(64) | ssm(4, 768, 64, 12, 4)),
     "minimax-01-small": ("minimax-01", attention(9, 512, 8, 2, dk=48, dv=48, residual_scale=1.0, full_attention_interval=3) | MOE),
     "mamba-odd": ("mamba", attention(3, 330, 0, None, ff=0) | ssm(5, 660, 7, 21)),
     "mamba2-groups": ("mamba2", attention(3, 384, 0, None, ff=0) | ssm(4, 768, 24, 12, 4)),
