@@ -10,7 +10,7 @@ from kvcalc.core.model import Model
 from kvcalc.core.plan import Layout, Load, Planner
 from kvcalc.document import plain
 from kvcalc.dtypes import get_dtype
-from kvcalc.engines import get_engine
+from kvcalc.engines import CACHE_TYPE, get_engine
 from kvcalc.engines.base import CacheDtypes, Engine, Setup, read_options
 from kvcalc.errors import UsageError, short
 from kvcalc.targets import Target
@@ -88,12 +88,12 @@ def read_kv_dtype(text: str) -> tuple[str | None, str | None]:
 
 
 def cache_dtypes(model: Model, ask: Ask) -> CacheDtypes:
-    """The type of every role: asked for, else the file's, else the model's own; recurrent states float32.
+    """The type of every role: asked for, else the engine's, the file's or the model's own; recurrent states float32.
 
     float32 states: transformers 5.23, vLLM and SGLang keep SSM and linear-attention states in float32 unless told
     otherwise (reference models state no other type); convolution tails stay in the model's type.
     """
-    base = model.cache_dtype or model.dtype
+    base = CACHE_TYPE.get(get_engine(ask.engine)[0].name) or model.cache_dtype or model.dtype
     key, value = read_kv_dtype(ask.kv_dtype) if ask.kv_dtype is not None else (None, None)
     state = get_dtype(ask.state_dtype, field="state-dtype").name if ask.state_dtype is not None else model.state_dtype
     index = get_dtype(ask.index_dtype, field="index-dtype").name if ask.index_dtype is not None else model.index_dtype

@@ -12,7 +12,7 @@ from kvcalc.core.exactness import weakest
 from kvcalc.core.gpu import Gpu
 from kvcalc.core.plan import Layout, Load
 from kvcalc.dtypes import DTYPES
-from kvcalc.engines import LAYERWISE, get_engine
+from kvcalc.engines import LAYERWISE, NARROW_TYPE, get_engine
 from kvcalc.engines.base import read_options
 from kvcalc.errors import KvcalcError, UsageError
 from kvcalc.planning.ledger import Ledger, LedgerAsk, build_ledger, levers, pool_only
@@ -80,10 +80,10 @@ def _advice(target: Target, ask: Ask, gpu: Gpu | None, ready: Prepared, record: 
     if record["verdict"] != "FITS" and ask.kv_dtype is None and ready.setup.dtypes.key in ("bfloat16", "float16"):
         need = max(rank["bytes"] for rank in record["ranks"])
         with suppress(KvcalcError):
-            narrow = prepare(target, ask._replace(kv_dtype="fp8"), tp=ready.setup.layout.tp, gpu=gpu)
-            found.append(
-                {"change": "--kv-dtype fp8", "gain_bytes": need - narrow.planner.plan(ready.load).max_rank_bytes}
-            )
+            narrow = NARROW_TYPE.get(ready.engine.name, "fp8")
+            other = prepare(target, ask._replace(kv_dtype=narrow), tp=ready.setup.layout.tp, gpu=gpu)
+            gain = need - other.planner.plan(ready.load).max_rank_bytes
+            found.append({"change": f"--kv-dtype {narrow}", "gain_bytes": gain})
     return sorted((item for item in found if item["gain_bytes"] > 0), key=lambda item: -item["gain_bytes"])
 
 

@@ -39,6 +39,9 @@ _ALIASES = {
 }
 #: Engines that divide a model between GPUs by whole layers: several GPUs mean --pp, never --tp.
 LAYERWISE = frozenset(("llama.cpp", "ollama", "lmstudio"))
+#: The cache type of engines that have one of their own, whatever the model's; and what they have instead of fp8.
+CACHE_TYPE = dict.fromkeys(LAYERWISE, "float16")
+NARROW_TYPE = dict.fromkeys(LAYERWISE, "q8_0")
 
 
 def engine_names() -> tuple[str, ...]:
