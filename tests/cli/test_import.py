@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from calling import Call
 
 #: Llama-3-8B's config.json, the fields a cache needs.
