@@ -47,9 +47,10 @@ def _call(arguments: list[str]) -> object:
     from importlib import import_module
 
     from kvcalc.cli.given import Given
+    from kvcalc.cli.spec import module_of
 
     command, values = plain
-    return import_module(f"kvcalc.cli.{command.replace('-', '_')}").run(Given(values))
+    return import_module(module_of(command)).run(Given(values))
 
 
 def _unexpected(error: Exception, arguments: list[str], *, as_json: bool) -> int:

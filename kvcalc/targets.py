@@ -69,7 +69,7 @@ def load_path(text: str) -> Target:
     from kvcalc.yamlfile import decode, parse, read_bytes
 
     doc, lines = parse(decode(read_bytes(path), str(path)), str(path))
-    if path.suffix.lower() == ".json" and isinstance(doc, dict) and "attention" not in doc:
+    if path.suffix.lower() == ".json" and isinstance(doc, dict) and ("model_type" in doc or "attention" not in doc):
         return _config(doc, path)
     return Target(model=check_document(doc, file=str(path), lines=lines), origin=str(path))
 
@@ -106,10 +106,13 @@ def _imported(
     warnings: Sequence[str],
     source: dict[str, str] | None = None,
 ) -> Target:
+    from pathlib import Path
+
     from kvcalc.importers.hf import import_config
     from kvcalc.schema import check_document
 
-    imported = import_config(doc, file=file, name=source["repo"].rpartition("/")[2].lower() if source else None)
+    name = source["repo"].rpartition("/")[2].lower() if source else _name(doc, Path(file))
+    imported = import_config(doc, file=file, name=name)
     document = imported.document | ({"source": source} if source else {})
     if weights is not None:
         document["weights"] = document.get("weights", {}) | {"bytes": weights.bytes, "source": weights.source}
@@ -120,7 +123,15 @@ def _imported(
         origin=origin,
         assumptions=imported.derived,
         warnings=(*imported.warnings, *warnings),
+        exactness="exact" if imported.exact else "estimate",
     )
+
+
+def _name(doc: dict[str, object], path: Path) -> str | None:
+    """The checkpoint's folder or the file's own name, unless the config says what it is."""
+    if doc.get("_name_or_path"):
+        return None
+    return (path.resolve().parent.name if path.name == "config.json" else path.stem) or None
 
 
 def _gguf(path: object) -> Target:
@@ -133,6 +144,7 @@ def _gguf(path: object) -> Target:
         origin=str(path),
         assumptions=imported.derived,
         warnings=imported.warnings,
+        exactness="exact" if imported.exact else "estimate",
     )
 
 

@@ -10,7 +10,7 @@ from kvcalc.answers.compare import comparison
 from kvcalc.answers.fit import fit_record
 from kvcalc.core.gpu import Gpu
 from kvcalc.core.plan import Layout
-from kvcalc.errors import EngineRefusal, UsageError
+from kvcalc.errors import EngineRefusal, KvcalcError, ModelFileError, UsageError
 from kvcalc.planning.layouts import Division, read_divisions, replicas_per_type
 from kvcalc.targets import Target
 
@@ -36,8 +36,8 @@ def compare_layouts(targets: Sequence[Target], ask: Ask, fleet: Fleet, text: str
         for division in read_divisions(text, target.model, gpus):
             try:
                 results.append(divided(target, ask, fleet, division))
-            except EngineRefusal as error:
-                if not every:
+            except KvcalcError as error:
+                if not every or isinstance(error, ModelFileError):
                     raise
                 refused.append(f"{division.name} left out: {error}")
     if not results:

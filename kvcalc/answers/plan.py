@@ -12,6 +12,7 @@ from kvcalc.answers.sessions import scheduler_caps
 from kvcalc.core.capacity import max_context, max_sessions
 from kvcalc.core.gpu import Gpu, Price
 from kvcalc.core.plan import Layout
+from kvcalc.engines import LAYERWISE, get_engine
 from kvcalc.errors import EngineRefusal, KvcalcError, UsageError
 from kvcalc.planning.admission import admission
 from kvcalc.planning.cost import cost_of
@@ -134,7 +135,10 @@ def _best(search: _Search, gpu: Gpu, kv_dtype: str | None) -> list[PlanRow]:
     """The cheapest set of this GPU and KV type (fewest GPUs), and none where nothing holds the load."""
     ask = search.ask._replace(kv_dtype=kv_dtype, gpu=gpu.name)
     rows = []
+    layerwise = get_engine(ask.engine)[0].name in LAYERWISE
     for division in units(search.target.model, search.wanted.most_gpus):
+        if layerwise and division.layout.tp > 1:
+            continue
         try:
             unit = _unit(search, ask, gpu, division)
         except EngineRefusal:
@@ -214,7 +218,8 @@ def _held(search: _Search, asked: Ask, gpu: Gpu, ready: Prepared, pool: int) -> 
     rule = admission(ready.engine.name, ready.planner, longest=workload.longest + workload.shared_prompt)
     key = _law_key(ready, asked)
     if key not in search.demands:
-        search.demands[key] = demand_of(workload, rule.holdings, search.profile)
+        profile = profile_of(rule.seen(workload), points=_POINTS) if rule.reserves else search.profile
+        search.demands[key] = demand_of(rule.seen(workload), rule.holdings, profile)
     demand, capacity = search.demands[key], rule.holdings.capacity(pool)
     caps = scheduler_caps(ready, gpu, asked)
     few = capacity < _FEW * demand.moments.mean

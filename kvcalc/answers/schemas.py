@@ -197,6 +197,17 @@ class ExplainLogAnswer(_Header):
     warnings: list[str]
 
 
+class ImportAnswer(_Header):
+    """`kvcalc import`: the document as JSON and as YAML; `results` are its fields for tables."""
+
+    exactness: str
+    assumptions: list[str]
+    warnings: list[str]
+    document: dict[str, Any]
+    yaml: str
+    results: list[dict[str, str]]
+
+
 class ListAnswer(_Header):
     """`kvcalc models`, `gpus`, `engines`, `dtypes`, `validate`: one record per row."""
 
@@ -216,6 +227,7 @@ ANSWERS: dict[str, Any] = {
     "variants": VariantsAnswer,
     "measure": MeasureAnswer,
     "explain-log": ExplainLogAnswer,
+    "import": ImportAnswer,
     **dict.fromkeys(("models", "gpus", "engines", "dtypes", "validate"), ListAnswer),
 }
 

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from kvcalc.targets import Target
 
 
+#: What other engines call the most sessions at once.
+_SLOT_OPTIONS = ("max_running_requests", "n_parallel", "num_parallel", "max_parallel_predictions", "max_batch_size")
+
+
 class Question(NamedTuple):
     """What is asked beside the common options. at: report the rates at this many sessions."""
 
@@ -43,7 +47,7 @@ def sessions(target: Target, ask: Ask, gpu: Gpu | None, question: Question) -> d
         encoder_tokens=ready.load.encoder_tokens,
     )
     ledger = _pool(ready, ask, gpu, rule)
-    demand = demand_of(workload, rule.holdings)
+    demand = demand_of(rule.seen(workload), rule.holdings)
     caps = scheduler_caps(ready, gpu, ask)
     limits = _limits(demand, rule, question, ledger.pool_bytes, caps)
     low = _limits(demand, rule, question, ledger.low_pool_bytes, caps)
@@ -90,8 +94,9 @@ class Caps(NamedTuple):
 def scheduler_caps(ready: Prepared, gpu: Gpu | None, ask: Ask) -> Caps:
     """vLLM's max_num_seqs and max_num_batched_tokens: asked for, else its default on the GPU."""
     if ready.engine.name != "vllm":
-        most = next((v for k, v in ready.setup.options.items() if k in ("max_running_requests", "n_parallel")), None)
-        return Caps(most or None, None)
+        slots = [option for option in ready.engine.options if option.name in _SLOT_OPTIONS]
+        most = next((ready.setup.options.get(option.name) or option.default for option in slots), None)
+        return Caps(int(most) if most else None, None)
     from kvcalc.engines.vllm.defaults import default_sequences, is_a100, read_version
 
     asked = ready.setup.options.get("max_num_seqs") or (ask.log.max_num_seqs if ask.log is not None else None)

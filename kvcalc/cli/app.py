@@ -11,14 +11,14 @@ import typer
 from typer.core import TyperGroup
 
 from kvcalc.cli.given import Given
-from kvcalc.cli.spec import COMMANDS, Opt, Spec
+from kvcalc.cli.spec import COMMANDS, Opt, Spec, module_of
 from kvcalc.errors import UsageError, did_you_mean, short
 from kvcalc.version import __version__
 
 
 def run_command(name: str, values: dict[str, Any]) -> int:
     """Call the command's module with what was typed."""
-    module = import_module(f"kvcalc.cli.{name.replace('-', '_')}")
+    module = import_module(module_of(name))
     return int(module.run(Given(values)))
 
 

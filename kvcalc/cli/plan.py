@@ -20,6 +20,11 @@ def run(given: Given) -> int:
     if users is None:
         raise UsageError("no number of users is given", fix="add --users 200", field="users")
     registry, values = given.registry(), given.values
+    for name in ("tp", "pp", "dp", "dcp", "pool", "from_log"):
+        if values.get(name) is not None:
+            raise UsageError(
+                f"--{name} contradicts a search over layouts", fix=f"drop --{name}, or ask fit", field=name
+            )
     text = values.get("gpu") or DEFAULT_GPUS
     gpus = [registry.gpu(name.strip()) for name in text.split(",")]
     dtypes = values.get("kv_dtype")

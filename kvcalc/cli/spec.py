@@ -29,6 +29,11 @@ class Argument(NamedTuple):
     required: bool = True
 
 
+def module_of(command: str) -> str:
+    """The module of a command in this package; `import` is no name Python would accept."""
+    return f"kvcalc.cli.{command.replace('-', '_')}" + ("_" if command == "import" else "")
+
+
 class Spec(NamedTuple):
     """One command: a line for the list, a text for its --help with an example, what it takes."""
 
@@ -249,6 +254,19 @@ COMMANDS: dict[str, Spec] = {
         "The element types and their true bytes.\n\nExample: kvcalc dtypes --json",
         None,
         _OUTPUT,
+    ),
+    "import": Spec(
+        "A config.json, GGUF or hub model as a model YAML.",
+        "Writes the model YAML of a Hugging Face config.json (or its folder), a GGUF header or hf:org/name, and notes "
+        "in it what was derived and why.\n\nExample: kvcalc import my-model.yaml --name mine",
+        Argument("source", "SRC"),
+        (
+            Opt("output", ("-o", "--output"), "FILE", "Write here instead of printing."),
+            Opt("force", ("--force",), "", "Replace FILE.", switch=True),
+            Opt("name", ("--name",), "NAME", "What the model is to be called."),
+            *_MODELS,
+            *_OUTPUT,
+        ),
     ),
     "validate": Spec(
         "Check model files.",

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from kvcalc.core.plan import Load, Planner
+from kvcalc.errors import EngineRefusal
 from kvcalc.planning.holdings import ByteHoldings, Holdings, SlotHoldings, VllmHoldings
+from kvcalc.planning.workload import Workload
 
 if TYPE_CHECKING:
     from kvcalc.engines.vllm.planner import VllmPlanner
 
 #: Engines that keep memory for the longest session from its start to its end.
+_WHOLE = "every slot keeps its whole context: real lengths do not make room for more sessions"
 _SLOTS = {
-    "llamacpp": "llama.cpp gives every slot its whole context: real lengths do not make room for more sessions",
-    "exllamav3": "a slot is reserved for the longest session",
-    "tensorrt-llm": "GUARANTEED_NO_EVICT reserves the longest output from the start",
+    **dict.fromkeys(("llama.cpp", "ollama", "lmstudio"), _WHOLE),
 }
+#: Engines that keep memory for a prompt and the longest output from the start.
+_RESERVES = {"tensorrt-llm": "GUARANTEED_NO_EVICT reserves the longest output from the start"}
 _OTHERS = {
     "ideal": "admission as in vLLM: a prompt enters when all of it fits, nothing is reserved for its output",
     "sglang": "SGLang reserves part of each output and retracts when it was wrong: vLLM's admission is taken instead",
@@ -24,22 +29,41 @@ _UNKNOWN = "this engine's admission is not modelled: vLLM's is taken"
 
 
 class Admission(NamedTuple):
-    """holdings: what a session holds; notes: what has to be said; measured: whether the rule was measured here."""
+    """holdings: what a session holds; notes: what has to be said; reserves: a session takes its longest output, too."""
 
     holdings: Holdings
     notes: tuple[str, ...]
-    measured: bool
+    reserves: bool = False
+
+    def seen(self, workload: Workload) -> Workload:
+        """The lengths as the engine's scheduler counts them."""
+        return reserved(workload) if self.reserves else workload
+
+
+def reserved(workload: Workload) -> Workload:
+    """Every session as long from its first step as it could get: its prompt and the longest output."""
+    output = workload.longest - max(workload.starts)
+    whole = {prompt + output: share for prompt, share in workload.starts.items()}
+    return replace(workload, starts=whole, ends=whole)
+
+
+def _slots(planner: Planner, load: Load) -> SlotHoldings:
+    """One slot, and what is there whatever the number of slots; where slots share one pool, all of it."""
+    one = planner.plan(load).max_rank_bytes
+    slot = 0
+    with suppress(EngineRefusal):
+        slot = (planner.plan(load._replace(sessions=9)).max_rank_bytes - one) // 8
+    return SlotHoldings(slot, one - slot) if 0 < slot <= one else SlotHoldings(one)
 
 
 def admission(engine: str, planner: Planner, *, longest: int, encoder_tokens: int = 0) -> Admission:
     """What a session of `engine` holds. longest: token slots of the longest session."""
     if engine == "vllm":
         note = "a session holds what it uses while it decodes, not the most it may"
-        return Admission(VllmHoldings(cast("VllmPlanner", planner)), (note,), measured=True)
+        return Admission(VllmHoldings(cast("VllmPlanner", planner)), (note,))
     if engine in _SLOTS:
-        load = Load(longest, 1, encoder_tokens)
-        one = planner.plan(load).max_rank_bytes
-        slot = planner.plan(load._replace(sessions=2)).max_rank_bytes - one
-        return Admission(SlotHoldings(max(slot, 1), max(one - slot, 0)), (_SLOTS[engine],), measured=False)
+        return Admission(_slots(planner, Load(longest, 1, encoder_tokens)), (_SLOTS[engine],))
     holdings = ByteHoldings(planner, longest=longest, encoder_tokens=encoder_tokens)
-    return Admission(holdings, (_OTHERS.get(engine, _UNKNOWN),), measured=False)
+    if engine in _RESERVES:
+        return Admission(holdings, (_RESERVES[engine],), reserves=True)
+    return Admission(holdings, (_OTHERS.get(engine, _UNKNOWN),))

@@ -2,8 +2,8 @@
 else, and what is left (the pool).
 
 Each line has three values (best guess, worst and best case for the cache) and a word for its source. The lines of
-each column sum to its pool. An engine's own rules are in `vllm_memory`, `sglang_memory`, `llamacpp_memory`; engines
-without rules get one overhead line that is an estimate and says so.
+each column sum to its pool. An engine's own rules are in `vllm_ledger`, `sglang_memory`, `llamacpp_memory` and
+`fraction_memory`; engines without rules get one overhead line that is an estimate and says so.
 """
 
 from __future__ import annotations
@@ -27,7 +27,13 @@ if TYPE_CHECKING:
     from kvcalc.planning.startlog import StartLog
 
 #: engine -> module of this package with `engine_lines(ask)`; imported only when asked for.
-_RULES = {"vllm": "vllm_ledger", "sglang": "sglang_memory", "llamacpp": "llamacpp_memory"}
+_RULES = {
+    "vllm": "vllm_ledger",
+    "sglang": "sglang_memory",
+    "lmdeploy": "fraction_memory",
+    "tensorrt-llm": "fraction_memory",
+    **dict.fromkeys(("llama.cpp", "ollama", "lmstudio"), "llamacpp_memory"),
+}
 #: What activations, CUDA graphs and the driver took in 52 vLLM start-up logs (versions 0.6 to 0.31, quoted in public
 #: issues), by the card's size: (up to this many bytes; tenth, median and ninth decile in hundredths of a GiB).
 _OVERHEAD = ((30 * GIB, 38, 108, 203), (60 * GIB, 127, 233, 444), (120 * GIB, 170, 318, 578), (None, 216, 406, 784))
@@ -182,10 +188,14 @@ def _rest(ask: LedgerAsk, total: int) -> Rest:
     if ask.overhead_bytes is not None:
         return Rest([*lines, ("overhead", user_overhead(ask.overhead_bytes))], [], [], [])
     unused = exactly(total * _UNUSED_PERCENT // 100, "formula", f"{_UNUSED_PERCENT} % left unused", "estimate")
-    _, low, usual, high = next(row for row in _OVERHEAD if row[0] is None or ask.gpu.total_bytes < row[0])
+    return Rest([*lines, ("unused share", unused), ("overhead", usual_overhead(ask.gpu))], [], [], [])
+
+
+def usual_overhead(gpu: Gpu) -> Amount:
+    """What is neither weights nor cache on cards of this size."""
+    _, low, usual, high = next(row for row in _OVERHEAD if row[0] is None or gpu.total_bytes < row[0])
     detail = "deciles of 52 vLLM start-up logs; replace with --overhead"
-    overhead = band(usual * GIB // 100, low * GIB // 100, high * GIB // 100, "band", detail)
-    return Rest([*lines, ("unused share", unused), ("overhead", overhead)], [], [], [])
+    return band(usual * GIB // 100, low * GIB // 100, high * GIB // 100, "band", detail)
 
 
 def weights_of(ask: LedgerAsk) -> Amount:

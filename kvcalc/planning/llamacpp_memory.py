@@ -12,6 +12,9 @@ from kvcalc.planning.ledger import LedgerAsk, Rest, refuse, user_overhead, weigh
 from kvcalc.units import GIB
 
 _UBATCH = 512
+#: The same option in llama.cpp, LM Studio and Ollama.
+_CONTEXTS, _BATCHES = ("n_ctx", "context_length"), ("n_ubatch", "eval_batch_size", "num_batch")
+_FLASH = ("flash_attn", "flash_attention")
 #: CUDA context and cuBLAS workspace.
 _CONTEXT = (4 * GIB // 10, GIB // 10, GIB)
 
@@ -43,16 +46,16 @@ def engine_rest(ask: LedgerAsk, total: int) -> Rest:  # noqa: ARG001 - every eng
         return Rest([("weights", weights), ("overhead", user_overhead(ask.overhead_bytes))], [], [], [])
     best, low, high = _CONTEXT
     lines = [("weights", weights), ("context", band(best, low, high, "band", "CUDA context and workspaces"))]
-    notes: list[str] = []
+    notes = [] if ask.layout.ranks == 1 else ["compute buffer as on one GPU: it was measured with all layers on one"]
     if log is not None and log.compute_bytes is not None:
         lines.append(("compute buffer", exactly(log.compute_bytes, "log", "compute buffer size", "measured")))
         return Rest(lines, notes, [], [])
     heads = _heads(ask.model)
     if not (ask.model.hidden_size and ask.model.vocab_size and heads):
         raise refuse(ask, "the model says no hidden_size, vocab_size or heads")
-    context = int(ask.options.get("n_ctx") or ask.load.context_tokens * max(ask.load.sessions, 1))
-    ubatch = min(int(ask.options.get("n_ubatch") or _UBATCH), max(context, 1))
-    flash = ask.options.get("flash_attn") not in (False, "off")
+    context = _option(ask, _CONTEXTS) or ask.load.context_tokens * max(ask.load.sessions, 1)
+    ubatch = min(_option(ask, _BATCHES) or _usual_batch(ask.engine, context), max(context, 1))
+    flash = not any(ask.options.get(name) in (False, "off") for name in _FLASH)
     size = compute_buffer(
         ubatch=ubatch,
         embedding=ask.model.hidden_size,
@@ -63,8 +66,19 @@ def engine_rest(ask: LedgerAsk, total: int) -> Rest:  # noqa: ARG001 - every eng
         outputs=ubatch,
     )
     buffer = band(size, size * 80 // 100, size * 135 // 100, "formula", f"n_ubatch {ubatch}, n_ctx {context:,}")
-    levers = [("n_ubatch 512 -> 128", {"n_ubatch": 128})] if ubatch > 128 else []
+    levers = [(f"n_ubatch {ubatch} -> 128", {"n_ubatch": 128})] if ubatch > 128 and ask.engine == "llama.cpp" else []
     return Rest([*lines, ("compute buffer", buffer)], notes, [], levers)
+
+
+def _option(ask: LedgerAsk, names: tuple[str, ...]) -> int | None:
+    return next((int(ask.options[name]) for name in names if ask.options.get(name)), None)
+
+
+def _usual_batch(engine: str, context: int) -> int:
+    """n_ubatch of llama.cpp and LM Studio; Ollama's grows with the context (server/sched.go:801-866)."""
+    if engine != "ollama" or context <= 4096:
+        return _UBATCH
+    return 1024 if context <= 32768 else 2048
 
 
 def _heads(model: Model) -> int:

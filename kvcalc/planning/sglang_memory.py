@@ -2,45 +2,19 @@
 
 The share that mem_fraction_static leaves out is not lost: activations and CUDA graphs live in it.
 
-Source: SGLang 0.5.23 mem_cache/kv_cache_configurator.py:2990-3060 (budget), arg_groups/memory_hook.py:84-399
-(default fraction). Logs: Qwen3-14B on 4 GPUs, 11.384 GiB computed, 11.38 printed.
+Source: SGLang 0.5.23 mem_cache/kv_cache_configurator.py:2990-3060 (budget; what is kept for images and recurrent states
+comes out of it, so the engine takes it off). Logs: Qwen3-14B on 4 GPUs, 11.384 GiB computed, 11.38 printed.
 """
 
 from __future__ import annotations
 
+from kvcalc.engines.sglang.launch import default_mem_fraction_static
 from kvcalc.planning.amount import Amount, band, exactly
 from kvcalc.planning.ledger import LedgerAsk, Rest, refuse, user_overhead, weights_of
 from kvcalc.units import GIB, MIB
 
-#: GPU below so many MiB -> chunked_prefill_size, CUDA graph batch (tp < 4), (tp >= 4).
-_TIERS = (
-    (20 * 1024, 2048, 8, 8),
-    (35 * 1024, 4096, 48, 160),
-    (60 * 1024, 4096, 32, 160),
-    (160 * 1024, 8192, 256, 512),
-    (None, 16384, 512, 512),
-)
 #: Context and communication buffers before the weights: 0.6 to 3 GiB in logs, more with more ranks.
 _CONTEXT = {1: (60, 40, 120), 0: (130, 60, 300)}
-#: Multimodal models keep an embedding cache (SGLANG_VLM_CACHE_SIZE_MB).
-_VLM_CACHE = 100 * MIB
-
-
-def default_fraction(driver_mib: int, tp: int, pp: int, *, latent: bool) -> float:
-    """mem_fraction_static where none is given.
-
-    driver_mib: what nvidia-smi prints as memory.total.
-
-    >>> default_fraction(24564, 1, 1, latent=False), default_fraction(81559, 1, 1, latent=False)
-    (0.72, 0.835)
-    """
-    _, chunk, few, many = next(tier for tier in _TIERS if tier[0] is None or driver_mib < tier[0])
-    batch = many if tp >= 4 else few
-    graph = 2 * batch + (1536 if latent else 0)
-    reserved = 512 + 1.5 * max(chunk, 2048) + tp * pp / 8 * 1024 + graph
-    if driver_mib > 60 * 1024:
-        reserved = max(reserved, 10240)
-    return round((driver_mib - reserved) / driver_mib, 3)
 
 
 def engine_rest(ask: LedgerAsk, total: int) -> Rest:
@@ -56,15 +30,21 @@ def engine_rest(ask: LedgerAsk, total: int) -> Rest:
     fraction = ask.options.get("mem_fraction_static") or (log.utilization if log else None)
     if fraction is None:
         latent = any(kind.kind == "mla" for kind in ask.model.blocks.values())
-        fraction = default_fraction(ask.gpu.total_bytes // MIB, ask.layout.tp, ask.layout.pp, latent=latent)
-        notes.append(f"mem_fraction_static {fraction:g}: SGLang's default on this GPU, without prefill graphs")
+        fraction = default_mem_fraction_static(
+            ask.gpu.total_bytes // MIB,
+            tp=ask.layout.tp,
+            pp=ask.layout.pp,
+            latent=latent,
+            attn_dp=int(ask.options.get("dp_size") or 1),
+            max_running_requests=ask.options.get("max_running_requests"),
+            chunked_prefill_size=ask.options.get("chunked_prefill_size"),
+        )
+        notes.append(f"mem_fraction_static {fraction:g}: SGLang's default on this GPU")
     free = total - before.best
     kept = exactly(free - int(free * fraction), "formula", f"1 - mem_fraction_static {fraction:g} of what is free")
     lines = [("context, communication", before), ("kept for activations, graphs", kept), ("weights", weights)]
     if ask.overhead_bytes is not None:
         lines = [("overhead", user_overhead(ask.overhead_bytes)), ("weights", weights)]
-    elif ask.model.facts.get("multimodal"):
-        lines.append(("embedding cache", exactly(_VLM_CACHE, "formula", "SGLANG_VLM_CACHE_SIZE_MB 100")))
     options = {"mem_fraction_static": min(round(fraction + 0.05, 3), 0.95)}
     change = f"mem_fraction_static {fraction:g} -> {options['mem_fraction_static']:g}"
     return Rest(lines, notes, [], [(change, options)])

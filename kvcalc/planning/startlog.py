@@ -115,7 +115,7 @@ def read_log(text: str) -> StartLog:
             found[field] = min(values)
     engine = "sglang" if re.search(r"Load weight (begin|end)\.|mem_fraction_static", text) else "vllm"
     if llama := _llama(text):
-        engine, found = "llamacpp", llama
+        engine, found = "llama.cpp", llama
     if not found:
         raise UsageError(
             "no memory figures in the log",

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
+from kvcalc.units import MAX_SESSIONS
+
 #: One is 2**_BITS: all coefficients of a product together stay below 2**62 and fit their 8 bytes.
 _BITS, _SLOT = 31, 8
 _BINS = 1536
@@ -173,7 +175,9 @@ def most_sessions(
     one = moments(law)
     if capacity <= 0 or not chances:
         return [0] * len(chances)
-    if not exact or one.mean <= 0 or capacity / one.mean > _MANY:
+    if one.mean <= 0:
+        return [MAX_SESSIONS] * len(chances)
+    if not exact or capacity / one.mean > _MANY:
         return [closed_form(one, capacity, chance, poisson=poisson) for chance in chances]
     sums = Sums(law, capacity, poisson=poisson)
     return [sums.most(chance) for chance in chances]

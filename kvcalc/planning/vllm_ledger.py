@@ -156,7 +156,7 @@ def _keeps_workspace(ask: LedgerAsk) -> bool:
     weight = ask.weight_dtype or (ask.model.weights.dtype if ask.model.weights else None) or ""
     repacked = method.startswith(_REPACKED) or weight.startswith(_REPACKED) or ask.model.facts.get("weight_bits") == 4
     blackwell = ask.gpu.architecture.startswith(("sm10", "sm11", "sm12"))
-    return not (family or repacked or blackwell)
+    return not (family or repacked or blackwell or checkpoint(ask.model, ask.weight_dtype).narrow)
 
 
 def _unasked(ask: LedgerAsk) -> bool:

@@ -28,6 +28,8 @@ from kvcalc.units import GIB, ceil_div
 
 #: gpt-oss in mxfp4: the kernel pads the hidden size to a multiple of this.
 _MXFP4_PAD = 256
+#: int4 experts repacked by Marlin, in parts per thousand more (Kimi-K2.5: 2.8 %).
+_REPACKED = 28
 #: Parts per thousand around the best guess: header of a 16-bit checkpoint, of a quantised one, parameters times a
 #: 16-bit type, parameters times a quantised type. Logs: 0.12 GiB, -1..+3.5 %; catalogues: 0.2 %.
 _BANDS = {(True, True): (2, 4), (True, False): (10, 35), (False, True): (5, 10), (False, False): (20, 40)}
@@ -35,13 +37,16 @@ _SLACK = GIB // 10
 
 
 class Checkpoint(NamedTuple):
-    """All weights: their bytes and where those were read; plain: 16 bits or wider, so nothing is repacked."""
+    """All weights: their bytes and where those were read; plain: 16 bits or wider, so nothing is repacked; narrow: a
+    mixture of integer types of about 4 bits, which Marlin kernels repack.
+    """
 
     bytes: int
     source: str
     detail: str
     exactness: str
     plain: bool
+    narrow: bool = False
 
 
 def checkpoint(model: Model, weight_dtype: str | None) -> Checkpoint:
@@ -53,7 +58,9 @@ def checkpoint(model: Model, weight_dtype: str | None) -> Checkpoint:
     if weight_dtype is None and stored is not None and stored.bytes is not None:
         plain = model.parameters is None or 10 * stored.bytes >= 19 * model.parameters
         label = "estimate" if stored.rounded else "exact"
-        return Checkpoint(stored.bytes, "header", stored.source or "checkpoint size", label, plain)
+        # Below 0.7 bytes per parameter: int4 experts with their scales, other layers in 16 bits.
+        narrow = model.parameters is not None and 10 * stored.bytes < 7 * model.parameters
+        return Checkpoint(stored.bytes, "header", stored.source or "checkpoint size", label, plain, narrow)
     if model.parameters is None:
         raise UsageError(
             f"{model.name} does not say its parameters, so its weights are unknown",
@@ -119,7 +126,8 @@ def rank_weights(
     replicated = _bytes_of(whole, _replicated_parameters(model, shape), parameters) if layout.tp > 1 else 0
     divided = total - experts - replicated
     spread = layout.tp * layout.dp if expert_parallel else layout.tp
-    rank = ceil_div(divided, layout.tp) + replicated + ceil_div(experts + _padding(model, shape, experts), spread)
+    padding = experts * _REPACKED // 1000 if whole.narrow else _padding(model, shape, experts)
+    rank = ceil_div(divided, layout.tp) + replicated + ceil_div(experts + padding, spread)
     rank = _fullest_stage(rank, shape, layout, whole, parameters)
     rank += _repeated_heads(model, layout.tp, whole, parameters)
     return _amount(whole, rank, layout, notes)

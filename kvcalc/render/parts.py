@@ -72,6 +72,13 @@ def report_sheets(answer: Answer) -> tuple[Sheet, ...]:
         columns = (Column(title="engine's number", key="name"), Column(title="value", key="value", right=True))
         sheets.append(Sheet(title=f"{answer['engine']['name']} says", columns=columns, rows=rows))
     for key, value in report.items():
+        if isinstance(value, dict) and value and not any(isinstance(item, list | dict) for item in value.values()):
+            named = tuple(
+                (Cell(str(name)), Cell(f"{item:,}" if type(item) is int else str(item), item))
+                for name, item in value.items()
+            )
+            pair = (Column(title=key, key="name", style="name"), Column(title="", key="value", right=True))
+            sheets.append(Sheet(columns=pair, rows=named))
         if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
             names = [name for name, held in value[0].items() if not isinstance(held, list | dict)]
             titles = tuple(Column(title=name, key=name, right=type(value[0][name]) is int) for name in names)

@@ -9,7 +9,7 @@ from kvcalc.render.parts import Answer, context, engine, kinds, load, page, repo
 from kvcalc.render.sheet import Cell, Column, Page, Sheet, bar, number
 from kvcalc.render.views_engines import engines_compare_page
 from kvcalc.render.views_fit import fit_page
-from kvcalc.render.views_lists import dtypes_page, engines_page, gpus_page, models_page, validate_page
+from kvcalc.render.views_lists import dtypes_page, engines_page, gpus_page, import_page, models_page, validate_page
 from kvcalc.render.views_log import explain_log_page
 from kvcalc.render.views_measure import compare_cells, compare_columns, device_line, measured, measured_sheets
 from kvcalc.render.views_measure import verdict as verdict_of
@@ -228,4 +228,5 @@ VIEWS: dict[str, Callable[[Answer], Page]] = {
     "engines": engines_page,
     "dtypes": dtypes_page,
     "validate": validate_page,
+    "import": import_page,
 }

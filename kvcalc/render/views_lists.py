@@ -130,3 +130,10 @@ def validate_page(answer: Answer) -> Page:
     bad = sum(row["status"] != "ok" for row in answer["results"])
     verdict = f"{bad} of {len(rows)} files are broken" if bad else f"{len(rows)} files are valid"
     return page(answer, Sheet(columns=columns, rows=rows), verdict=verdict, good=not bad)
+
+
+def import_page(answer: Answer) -> Page:
+    """The document field by field."""
+    columns = (Column(title="field", key="field", style="name"), Column(title="value", key="value"))
+    rows = tuple((Cell(row["field"]), Cell(row["value"])) for row in answer["results"])
+    return page(answer, Sheet(columns=columns, rows=rows))

@@ -28,6 +28,7 @@ CALLS: dict[str, list[str]] = {
     "fit": ["llama3-70b", "--gpu", "h100-80gb:8", "-c", "32k", "-n", "4"],
     "measure": ["docs/measurements/cpu/llama-3-8b-c8k-n1-bf16-tp1.json", "--check"],
     "explain-log": ["tests/data/logs/vllm-10517.log", "--model", "llama3.1-8b"],
+    "import": ["model_configs/deepseek-v2.yaml"],
     "models": ["qwen3"],
     "gpus": ["h100"],
     "engines": ["ideal"],

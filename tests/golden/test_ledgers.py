@@ -63,6 +63,7 @@ LOADED = (
     ("gpt-oss-20b", 1, None, 13.47, 15), ("gpt-oss-120b", 1, None, 64.38, 10), ("deepseek-v3", 8, None, 79.74, 5),
     ("qwen3-235b-a22b", 4, "fp8", 55.19, 5), ("qwen3-30b-a3b", 4, None, 14.25, 10), ("qwen3-8b", 4, None, 3.85, 15),
     ("qwen2.5-7b", 1, None, 14.25, 5), ("qwen2.5-32b", 2, None, 30.71, 5), ("qwen2.5-1.5b", 1, None, 2.89, 10),
+    ("kimi-k2.7-code", 8, None, 72.02, 5),
     ("qwen3.5-35b-a3b", 1, "fp8", 34.43, 35), ("qwen3-next-80b-a3b", 4, None, 37.99, 10),
 )  # fmt: skip
 
@@ -101,7 +102,7 @@ def test_sglang_pool(row: ledgers.Row) -> None:
     assert abs(build_ledger(ask).pool_bytes - gib_of(row["pool_gib"])) <= GIB // 100
 
 
-@pytest.mark.parametrize("row", ledgers.others("llamacpp"), ids=lambda row: row["id"])
+@pytest.mark.parametrize("row", ledgers.others("llama.cpp"), ids=lambda row: row["id"])
 def test_llamacpp_compute_buffer(row: ledgers.Row) -> None:
     """Mistral-7B's compute buffers are met to the MiB, the others within 6 %."""
     size = compute_buffer(

@@ -134,6 +134,12 @@ def test_flags_start_the_engine(call: Call) -> None:
     assert "--max-num-seqs 512" in flags
 
 
+def test_a_given_layout_contradicts_the_search(call: Call) -> None:
+    """--tp and --pool are refused, not ignored."""
+    base = ("plan", "llama3", "--users", "5", "--json")
+    assert [call(*base, *more).code for more in (["--tp", "2"], ["--pool", "1GiB"])] == [2, 2]
+
+
 def test_nothing_holds_it(call: Call) -> None:
     """Where no unit holds a session the answer has no rows and the exit code is 1."""
     done = call("plan", "deepseek-v3", "--users", "1", "--gpu", "rtx-4090", "--max-gpus", "4", "--json")

@@ -74,7 +74,7 @@ def test_other_engines() -> None:
     """SGLang and llama.cpp are told apart by their own words."""
     sglang, llama = read_log(SGLANG), read_log(LLAMA)
     assert (sglang.engine, sglang.utilization, sglang.free_after_bytes) == ("sglang", 0.8, 16 * GIB)
-    assert (llama.engine, llama.compute_bytes) == ("llamacpp", round(808.02 * MIB))
+    assert (llama.engine, llama.compute_bytes) == ("llama.cpp", round(808.02 * MIB))
 
 
 @pytest.mark.parametrize(

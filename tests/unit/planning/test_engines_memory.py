@@ -1,0 +1,70 @@
+"""Ledgers and admission of the engines that do not profile as vLLM does."""
+
+from __future__ import annotations
+
+import pytest
+from calling import Call
+
+from kvcalc.planning.admission import reserved
+from kvcalc.planning.workload import inline
+
+LENGTHS = ("--input", "p50=900,p95=3000,max=8k", "--output", "p50=150,p95=800,max=2k")
+
+
+def lines(call: Call, engine: str, *more: str) -> dict[str, int]:
+    answer = call("fit", "llama-3.1-8b", "-e", engine, "--gpu", "h100-80gb", "--json", *more).answer
+    return {line["item"]: line["bytes"] for line in answer["ledger"]} | {"pool": answer["pool_bytes"]}
+
+
+def test_sglang_keeps_a_share_of_what_is_free(call: Call) -> None:
+    """Weights and cache get mem_fraction_static of the memory free at start."""
+    found = lines(call, "sglang", "-o", "mem_fraction_static=0.8")
+    free = found["h100-80gb memory"] + found["context, communication"]
+    assert abs(found["pool"] - (free * 8 // 10 + found["weights"])) <= 1
+
+
+@pytest.mark.parametrize(
+    ("engine", "option", "fraction"),
+    [("lmdeploy", "cache_max_entry_count", 0.8), ("tensorrt-llm", "free_gpu_memory_fraction", 0.9)],
+)
+def test_fraction_of_free_memory(call: Call, engine: str, option: str, fraction: float) -> None:
+    """The cache gets its default fraction of what is left; a given one is applied by the engine to all of it."""
+    found = lines(call, engine)
+    taken = sum(size for item, size in found.items() if item not in ("pool", "kept free"))
+    assert found["pool"] == pytest.approx(taken * fraction, abs=2)
+    given = lines(call, engine, "-o", f"{option}=0.5")
+    assert "kept free" not in given
+    assert given["pool"] >= taken
+
+
+def test_llamacpp_gives_all_the_rest(call: Call) -> None:
+    """Beside weights and buffers everything is the cache's; a smaller physical batch leaves more."""
+    large, small = lines(call, "llama.cpp"), lines(call, "llama.cpp", "-o", "n_ubatch=128")
+    assert small["pool"] - large["pool"] == small["compute buffer"] - large["compute buffer"] > 0
+
+
+def test_slots_are_as_long_as_the_longest(call: Call) -> None:
+    """llama.cpp's slots keep their whole context: as many sessions as if all were the longest."""
+    answer = call("sessions", "llama-3.1-8b", "-e", "llama.cpp", "--pool", "40GiB", *LENGTHS, "--json").answer
+    assert answer["max_sessions"] == pytest.approx(answer["worst_case_sessions"], abs=1)
+    assert any("whole context" in text for text in answer["assumptions"])
+
+
+def test_parallel_predictions_are_capped(call: Call) -> None:
+    """LM Studio serves 4 at once unless told otherwise."""
+    answer = call("sessions", "llama-3.1-8b", "-e", "lmstudio", "--pool", "40GiB", *LENGTHS, "--json").answer
+    assert (answer["max_sessions"], answer["binding_limit"]) == (4, "max_num_seqs")
+
+
+def test_reserving_holds_fewer(call: Call) -> None:
+    """An engine that reserves the longest output holds fewer sessions than one that does not."""
+    base = ("sessions", "llama-3.1-8b", "--pool", "40GiB", *LENGTHS, "--json", "-e")
+    grows, reserves = call(*base, "ideal").answer, call(*base, "tensorrt-llm").answer
+    assert reserves["max_sessions"] < grows["max_sessions"]
+
+
+def test_reserved_lengths() -> None:
+    """Prompt plus longest output, from the first step."""
+    found = reserved(inline("uniform=100-102", "uniform=5-50"))
+    assert sorted(found.starts) == [149, 150, 151]
+    assert found.starts == found.ends
