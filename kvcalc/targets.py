@@ -117,7 +117,7 @@ def _imported(
     if weights is not None:
         document["weights"] = document.get("weights", {}) | {"bytes": weights.bytes, "source": weights.source}
         if weights.parameters is not None:
-            document.setdefault("parameters", weights.parameters)
+            document["parameters"] = weights.parameters  # the headers know; a count from the config only agrees
     return Target(
         model=check_document(document, file=file),
         origin=origin,

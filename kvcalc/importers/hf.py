@@ -20,6 +20,7 @@ from kvcalc.importers import Imported
 from kvcalc.importers._cache import Cache
 from kvcalc.importers._keys import MAX_TOKENS, Keys, Notes
 from kvcalc.importers.families import FAMILIES, REFUSED, TEXT_OF
+from kvcalc.importers.parameters import count_parameters
 from kvcalc.importers.plain import plain
 
 #: Where multimodal configs keep their language model.
@@ -67,6 +68,10 @@ def import_config(
         keys, model_type = _language_model(root)
         found = _read(keys, root, model_type)
         document = _document(found, keys, root, name=name, dtype=dtype)
+        counted = None if keys.path else count_parameters(keys, model_type)  # a text section has towers beside it
+        if counted is not None:
+            document["parameters"] = counted
+            notes.derive(f"parameters = {counted:,}: counted from the widths of {model_type}")
         model_from_document(document)  # the kinds check what their numbers say about each other
     except ModelFileError as error:
         error.file = error.file or file

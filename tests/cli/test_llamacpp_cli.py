@@ -12,7 +12,7 @@ GEMMA: dict[str, Value] = {
     "general.architecture": "gemma3", "general.name": "Gemma 3 27B", "gemma3.context_length": 131072,
     "gemma3.embedding_length": 5376, "gemma3.block_count": 62, "gemma3.attention.head_count": 32,
     "gemma3.attention.head_count_kv": 16, "gemma3.attention.key_length": 128, "gemma3.attention.value_length": 128,
-    "gemma3.attention.sliding_window": 1024,
+    "gemma3.attention.sliding_window": 1024, "gemma3.vocab_size": 262144,
 }  # fmt: skip
 #: 62 tensors of 2**18 x 833 elements in Q4_K: 7.6 GB.
 TENSORS = [TensorInfo(f"blk.{index}.ffn_up.weight", (2**18, 833), 12) for index in range(62)]
@@ -56,7 +56,7 @@ def test_fit_says_what_num_ctx_and_num_parallel_cost(call: Call, gguf: str) -> N
 
 def test_a_model_too_large_for_the_card_says_how_many_layers_fit(call: Call, gguf: str) -> None:
     """Weights beyond the card are no reason for a second one: layers stay on the host."""
-    answer = call("fit", gguf, "-e", "llama.cpp", "--gpu", "rtx-3080-10gb", "-c", "8k", "--json").answer
+    answer = call("fit", gguf, "-e", "llama.cpp", "--gpu", "rtx-3080-10gb", "-c", "64k", "--json").answer
     report = answer["engine_report"]
     assert answer["layout"]["tp"] == 1
     assert 0 < report["max_n_gpu_layers"] < report["all_n_gpu_layers"] == 63
