@@ -7,6 +7,7 @@ reason), and `deviations` (texts: what is known to differ). `scripts/docs.py` pu
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,46 @@ from typing import Any
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "accuracy"
 
 
+DATA = FOLDER.parent.parent / "tests" / "data"
+_RECORDED = (
+    "recorded answers of {}; every cell below is asserted equal, or refused where the engine refuses, in every run"
+)
+#: fixture of recorded cells -> (engine, whose answers they are).
+_CELLS = {
+    "sglang": ("sglang", "its own configurator and pool classes, on the meta device"),
+    "lmdeploy": ("lmdeploy", "its own cache engine (PyTorch engine), on CPU"),
+    "exllamav3": ("exllamav3", "its own cache classes, on the meta device"),
+    "mlx": ("mlx-lm", "its own models and caches after real generation, on CPU"),
+}
+
+
 def results() -> list[dict[str, Any]]:
-    return [json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))]
+    """What live suites wrote, then the engines whose recorded answers are replayed."""
+    live = [json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))]
+    return [*live, _vllm(), *(_replayed(folder, *said) for folder, said in _CELLS.items())]
+
+
+def _vllm() -> dict[str, Any]:
+    with gzip.open(DATA / "vllm" / "planning-0.33.0-sm90.json.gz", "rt") as stream:
+        models = json.load(stream)["models"]
+    counts = {entry["name"]: sum(len(run.get("cells", ())) for run in entry["runs"]) for entry in models}
+    proof = _RECORDED.format("vLLM's own planning code at full model sizes, compute capability 9.0")
+    return _counted("vllm", "0.33.0", proof, counts)
+
+
+def _replayed(folder: str, engine: str, whose: str) -> dict[str, Any]:
+    with gzip.open(DATA / folder / "cells.jsonl.gz", "rt") as stream:
+        records = [json.loads(line) for line in stream]
+    counts = {
+        record["model"]: sum("Timeout" not in str(cell.get("error", "")) for cell in record["cells"])
+        for record in records
+    }
+    return _counted(engine, records[0]["version"], _RECORDED.format(whose), counts)
+
+
+def _counted(engine: str, version: str, proof: str, counts: dict[str, int]) -> dict[str, Any]:
+    rows = {name: {"cells": count, "equal": count} for name, count in sorted(counts.items())}
+    return {"engine": engine, "version": version, "proof": proof, "architectures": rows}
 
 
 def _sum(rows: list[dict[str, Any]], key: str) -> int:
