@@ -88,9 +88,9 @@ def _options_sheet(options: list[dict[str, Any]]) -> Sheet:
     rows = tuple(
         (
             Cell(option["name"]),
-            Cell("|".join(option["choices"]) or option["takes"]),
+            Cell(option["takes"]),
             Cell("engine's own" if option["default"] is None else str(option["default"])),
-            Cell(option["help"]),
+            Cell(f"{option['help']}: {', '.join(option['choices'])}" if option["choices"] else option["help"]),
         )
         for option in options
     )

@@ -54,7 +54,9 @@ class LmStudioEngine(NamedTuple):
             n_gpu_layers=asked["gpu_layers"],
         )
         note = f"LM Studio runs llama.cpp with {settings.n_parallel} slots; evaluation batch {settings.n_batch}"
-        return prepare(model, setup, settings, assumptions=(note,))
+        # A closed program: its default batch, which sizes sliding caches, is in no document that was found.
+        label = "exact" if "eval_batch_size" in setup.options else "estimate"
+        return prepare(model, setup, settings, assumptions=(note,), exactness=label)
 
 
 ENGINE = LmStudioEngine()
