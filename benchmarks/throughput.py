@@ -37,7 +37,7 @@ def per_second(call: Callable[[int], object], *, seconds: float = 0.5) -> int:
 
 
 def planner_of(target: Target) -> Planner:
-    return prepare(target, Ask()).planner
+    return prepare(target, Ask(), gpu=None).planner
 
 
 def main() -> None:

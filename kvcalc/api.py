@@ -98,8 +98,9 @@ class Cache:
 class LoadedModel:
     """One model, ready for any question. Build it with `load`."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, registry: Registry) -> None:
         self.target = target
+        self._registry = registry
         self._prepared: dict[tuple[Any, ...], Prepared] = {}
 
     @cached_property
@@ -118,7 +119,8 @@ class LoadedModel:
         key = tuple(sorted(asked.items()))
         found = self._prepared.get(key)
         if found is None:
-            found = self._prepared[key] = prepare(self.target, Ask(**asked))
+            gpu = self._registry.gpu(asked["gpu"]) if "gpu" in asked else None
+            found = self._prepared[key] = prepare(self.target, Ask(**asked), gpu=gpu)
         return found
 
     def cache(self, context: int | str = 8192, sessions: int = 1, **options: Unpack[Options]) -> Cache:
@@ -174,7 +176,8 @@ def load(target: str, *, models_dir: str | None = None, registry: Registry | Non
     >>> load("deepseek-v2")
     <LoadedModel deepseek-v2: 60 mla>
     """
-    return LoadedModel(load_target(target, registry or load_registry(models_dir)))
+    known = registry or load_registry(models_dir)
+    return LoadedModel(load_target(target, known), known)
 
 
 def _tokens(context: int | str) -> int:

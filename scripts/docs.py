@@ -163,7 +163,7 @@ def engine_kinds_table() -> str:
         least = 0
         for engine in ("ideal", *engines):
             try:
-                ready = prepare(target, Ask(context_tokens=32768, engine=engine), tp=1)
+                ready = prepare(target, Ask(context_tokens=32768, engine=engine), tp=1, gpu=None)
                 held = ready.planner.plan(ready.load).max_rank_bytes
             except KvcalcError as error:
                 cells.append("refused")

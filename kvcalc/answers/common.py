@@ -135,10 +135,11 @@ def asked_roles(ask: Ask) -> frozenset[Role]:
     return frozenset(role for role, asked in roles.items() if asked is not None)
 
 
-def prepare(target: Target, ask: Ask, *, tp: int | None = None, gpu: Gpu | None = None) -> Prepared:
+def prepare(target: Target, ask: Ask, *, gpu: Gpu | None, tp: int | None = None) -> Prepared:
     """Everything up to the first plan.
 
-    tp: overrides the asked degree (automatic layouts). gpu: its architecture and memory decide some engines' defaults.
+    gpu: its architecture and memory decide some engines' defaults; never left out, so that no question answers for
+    another card than the one asked for. tp: overrides the asked degree (automatic layouts).
 
     Raises: UsageError, EngineRefusal.
     """
@@ -156,9 +157,6 @@ def prepare(target: Target, ask: Ask, *, tp: int | None = None, gpu: Gpu | None 
     alone = setup._replace(layout=Layout())
     planner = engine.prepare(model, setup)
     single = planner if layout == Layout() else engine.prepare(model, alone)
-    # Other engines state their own rule for the types of states.
-    if engine.name == "ideal" and any(c.role == "state" for kind in model.blocks.values() for c in kind.lower()):
-        assumptions.append(f"recurrent states in {dtypes.state}, convolution tails in {dtypes.conv}")
     extra = []
     if model.max_context is not None and ask.context_tokens > model.max_context:
         extra.append(f"context {ask.context_tokens:,} is beyond the model's own {model.max_context:,}")

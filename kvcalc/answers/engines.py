@@ -65,7 +65,7 @@ def compare_engines(targets: Sequence[Target], ask: Ask, gpu: Gpu | None, names:
 def _minimum(target: Target, ask: Ask) -> int:
     """One session's bytes under `ideal`, the tensor-level minimum; 0 where even that refuses."""
     try:
-        ready = prepare(target, ask._replace(engine="ideal", engine_options=()), tp=1)
+        ready = prepare(target, ask._replace(engine="ideal", engine_options=()), tp=1, gpu=None)
         return ready.single.plan(ready.load._replace(sessions=1)).total_bytes
     except KvcalcError:
         return 0

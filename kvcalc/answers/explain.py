@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvcalc.answers.common import Ask, header, prepare
 from kvcalc.answers.size import cache_record
+from kvcalc.core.gpu import Gpu
 from kvcalc.core.plan import Tensor
 from kvcalc.dtypes import DTYPES
 from kvcalc.targets import Target
@@ -15,12 +16,12 @@ if TYPE_CHECKING:
     from kvcalc.core.result import Term
 
 
-def explain(target: Target, ask: Ask) -> dict[str, Any]:
+def explain(target: Target, ask: Ask, gpu: Gpu | None = None) -> dict[str, Any]:
     """The answer of `kvcalc explain`: the size record and `terms`, whose bytes sum to one rank's bytes.
 
     Raises: UsageError, EngineRefusal.
     """
-    ready = prepare(target, ask)
+    ready = prepare(target, ask, gpu=gpu)
     plan = ready.planner.plan(ready.load)
     fullest = max(plan.ranks, key=lambda rank: rank.bytes)
     sources = {name: _source(type(kind)) for name, kind in target.model.blocks.items()}

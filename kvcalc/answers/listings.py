@@ -8,7 +8,6 @@ from kvcalc.answers.common import header
 from kvcalc.document import plain
 from kvcalc.dtypes import DTYPES
 from kvcalc.engines import engine_names, get_engine
-from kvcalc.errors import EXIT_CODES
 from kvcalc.registry import Registry, normal
 
 
@@ -84,7 +83,3 @@ def list_dtypes() -> dict[str, Any]:
         for dtype in DTYPES.values()
     ]
     return {**header("dtypes", {}), "results": rows}
-
-
-def exit_codes() -> dict[int, str]:
-    return dict(EXIT_CODES)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kvcalc.answers.common import Ask, engine_info, header, model_info, prepare
 from kvcalc.core.capacity import last_that_fits
 from kvcalc.core.exactness import weakest
+from kvcalc.core.gpu import Gpu
 from kvcalc.core.plan import Load, RankPlan
 from kvcalc.planning.links import nanoseconds
 from kvcalc.units import MAX_SESSIONS, ceil_div
@@ -36,13 +37,13 @@ class Offload(NamedTuple):
     link: int | None = None
 
 
-def offload(target: Target, ask: Ask, question: Offload) -> dict[str, Any]:
+def offload(target: Target, ask: Ask, question: Offload, gpu: Gpu | None = None) -> dict[str, Any]:
     """The answer of `kvcalc offload`: -n idle sessions of -c tokens.
 
     Raises: UsageError, EngineRefusal.
     """
     stored = ask if question.tier_dtype is None else ask._replace(kv_dtype=question.tier_dtype)
-    ready = prepare(target, stored)
+    ready = prepare(target, stored, gpu=gpu)
     load = ready.load
     one = _session_bytes(ready.planner.plan(load._replace(sessions=1)).ranks, load, question.chunk_tokens)
     exact = ready.single.plan(Load(load.context_tokens, 1, load.encoder_tokens)).total_bytes

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from kvcalc.answers.common import Ask, Prepared, engine_info, header, model_info, prepare
 from kvcalc.core.capacity import growth
 from kvcalc.core.exactness import weakest
+from kvcalc.core.gpu import Gpu
 from kvcalc.core.plan import CachePlan, Load
 from kvcalc.targets import Target
 
@@ -14,12 +15,12 @@ if TYPE_CHECKING:
     from kvcalc.core.result import CacheRecord, ComponentBytes
 
 
-def size(target: Target, ask: Ask) -> dict[str, Any]:
+def size(target: Target, ask: Ask, gpu: Gpu | None = None) -> dict[str, Any]:
     """The answer of `kvcalc size`.
 
     Raises: UsageError, EngineRefusal.
     """
-    ready = prepare(target, ask)
+    ready = prepare(target, ask, gpu=gpu)
     return {**header("size", ready.inputs), **cache_record(ready)}
 
 

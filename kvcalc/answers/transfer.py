@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvcalc.answers.common import Ask, engine_info, header, model_info, prepare
 from kvcalc.core.exactness import weakest
+from kvcalc.core.gpu import Gpu
 from kvcalc.core.plan import Load
 from kvcalc.planning.links import nanoseconds
 from kvcalc.units import ceil_div
@@ -21,12 +22,12 @@ class Transfer(NamedTuple):
     link: int | None = None
 
 
-def transfer(target: Target, ask: Ask, question: Transfer) -> dict[str, Any]:
+def transfer(target: Target, ask: Ask, question: Transfer, gpu: Gpu | None = None) -> dict[str, Any]:
     """The answer of `kvcalc transfer`: one prompt of -c tokens is handed to the decode side.
 
     Raises: UsageError, EngineRefusal.
     """
-    ready = prepare(target, ask)
+    ready = prepare(target, ask, gpu=gpu)
     load = Load(ready.load.context_tokens, 1, ready.load.encoder_tokens)
     copy = ready.single.plan(load).total_bytes
     received = ready.planner.plan(load)

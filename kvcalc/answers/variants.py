@@ -62,10 +62,10 @@ def variants(target: Target, ask: Ask, gpu: Gpu | None, shapes: Shapes | None = 
         *((name, _model(target.model, base, kinds)) for name, kinds in _alternatives(base, shapes)),
     ]
     for name, model in rows:
-        ready = prepare(target._replace(model=model), ask, tp=tp)
+        ready = prepare(target._replace(model=model), ask, tp=tp, gpu=gpu)
         record = fit_record(ready, ask, gpu)
         exactness, inputs, pool = weakest(exactness, record["exactness"]), ready.inputs, record["pool_bytes"]
-        whole = prepare(target._replace(model=_model(target.model, base, _mha(base))), ask, tp=tp)
+        whole = prepare(target._replace(model=_model(target.model, base, _mha(base))), ask, tp=tp, gpu=gpu)
         mha_bytes = whole.single.plan(ready.load._replace(sessions=1)).total_bytes
         ratio = record["mha_ratio"] if name == "as shipped" else None
         records.append(
@@ -78,7 +78,7 @@ def variants(target: Target, ask: Ask, gpu: Gpu | None, shapes: Shapes | None = 
                 "max_sessions": record["max_sessions"],
             }
         )
-    last = prepare(target, ask, tp=tp)
+    last = prepare(target, ask, tp=tp, gpu=gpu)
     return {
         **header("variants", {"target": target.origin, **inputs}),
         "model": model_info(target),

@@ -7,7 +7,5 @@ def run(given: Given) -> int:
     from kvcalc.answers.explain import explain
 
     ask, registry = given.ask(), given.registry()
-    if ask.gpu is not None:
-        registry.gpu(ask.gpu)
-    given.emit(explain(given.target(registry), ask))
+    given.emit(explain(given.target(registry), ask, given.gpu(ask, registry)))
     return 0

@@ -19,5 +19,6 @@ def run(given: Given) -> int:
             tiers.append(Tier(name, parse_bytes(values[name], field=name), rate(link)))
     chunk = given.whole("chunk", most=2**20, least=0)
     question = Offload(tuple(tiers), CHUNK_TOKENS if chunk is None else chunk, values.get("tier_dtype"), rate("link"))
-    given.emit(offload(given.target(given.registry()), given.ask(), question))
+    ask, registry = given.ask(), given.registry()
+    given.emit(offload(given.target(registry), ask, question, given.gpu(ask, registry)))
     return 0

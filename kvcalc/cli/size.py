@@ -8,10 +8,9 @@ def run(given: Given) -> int:
     from kvcalc.answers.size import size
 
     ask, registry = given.ask(), given.registry()
-    if ask.gpu is not None:
-        registry.gpu(ask.gpu)
+    gpu = given.gpu(ask, registry)
     target = given.target(registry)
-    answer = size(target, ask)
-    code = given.measure(answer, [answer], [target], ask) if given.values["measure"] else EXIT_OK
+    answer = size(target, ask, gpu)
+    code = given.measure(answer, [answer], [target], ask, gpu) if given.values["measure"] else EXIT_OK
     given.emit(answer)
     return code

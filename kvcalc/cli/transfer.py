@@ -11,5 +11,6 @@ def run(given: Given) -> int:
     question = Transfer(
         milli_rate=given.thousandths("rate"), link=None if link is None else parse_rate(link, field="link")
     )
-    given.emit(transfer(given.target(given.registry()), given.ask(), question))
+    ask, registry = given.ask(), given.registry()
+    given.emit(transfer(given.target(registry), ask, question, given.gpu(ask, registry)))
     return 0

@@ -174,6 +174,8 @@ class IdealEngine(NamedTuple):
         pending = any(component.role == "pending" for component in components)
         stored = [component for component in components if component.role != "pending"]
         assumptions = ["tensor-level minimum: no pages, padding or slack; a real engine takes at least this"]
+        if any(component.role == "state" for component in components):
+            assumptions.insert(0, f"recurrent states in {setup.dtypes.state}, convolution tails in {setup.dtypes.conv}")
         if pending:
             assumptions.append(
                 "the inputs of an open compression group (fewer than tokens_per_slot tokens) are not counted"

@@ -36,7 +36,7 @@ def measure_cache(target: Target, ask: Ask, device: Device) -> dict[str, Any]:
     where the device has not enough memory.
     """
     ask = _asked(ask)
-    ready = prepare(target, ask)
+    ready = prepare(target, ask, gpu=None)
     plans = ready.planner.plan(ready.load).ranks
     if len(plans) != 1 or len(plans[0].ranks) != 1:
         raise UsageError("--cache transformers measures one process", fix="leave out --pp and --dp", field="cache")

@@ -69,7 +69,7 @@ def test_numbers_have_a_source(name: str) -> None:
     source = MODELS[name].source
     assert (source.repo and source.file) or source.url
     text = (Path(bundled_dir()) / f"{name}.yaml").read_text()
-    assert not re.search(r"/work/|/tmp/|/home/|/root/", text)
+    assert not re.search(r"(?<![\w./:-])/[a-z]+/", text)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -66,7 +66,7 @@ def test_engine_groups_hold_what_the_scheduler_held(row: experiments.Row) -> Non
     )
     target = Target(model=load_registry().model(SHIPPED[row["model"]]), origin="registry")
     load = experiments.workload(row)
-    rule = admission("vllm", prepare(target, ask).planner, longest=load.longest)
+    rule = admission("vllm", prepare(target, ask, gpu=None).planner, longest=load.longest)
     own, real = demand_of(load, rule.holdings), demand_of(load, experiments.holdings(row))
     assert own.law == pytest.approx(real.law)
     assert (own.shared, own.longest) == (real.shared, real.longest)

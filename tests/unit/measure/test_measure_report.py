@@ -88,7 +88,7 @@ def test_every_shipped_model_is_what_torch_stores(name: str, meta: Device) -> No
     registry = load_registry(None)
     for target in (load_target(model, registry) for model in registry.model_names()):
         try:
-            ready = prepare(target, Ask(engine=name, encoder_tokens=100))
+            ready = prepare(target, Ask(engine=name, encoder_tokens=100), gpu=None)
             for load in (Load(5000, 1, 100), Load(100, 3, 100)):
                 check(ready.planner.plan(load), meta)
         except (EngineRefusal, UsageError):
