@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
-from typing import Any
 
+from kvcalc.core.light import Record
 from kvcalc.core.model import Check, Kind, Model, Mtp, Source, Weights
 from kvcalc.dtypes import get_dtype
 from kvcalc.engines import engine_names
 from kvcalc.errors import KvcalcError, ModelFileError, did_you_mean, short
 from kvcalc.kinds import kind_class
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 MAX_LAYERS = 10_000
 MAX_BLOCKS = 1_000
-_ITEM = re.compile(r"([A-Za-z_][A-Za-z0-9_.-]*)(?:\s*\*\s*([0-9]{1,6}))?", re.ASCII)
+#: Patterns stay text until one is needed: compiling takes longer than most answers use it.
+_ITEM = r"([A-Za-z_][A-Za-z0-9_.-]*)(?:\s*\*\s*([0-9]{1,6}))?"
+_REQUIRED = object()
 _PLAIN_FIELDS = ("architecture", "parameters", "max_context", "hidden_size", "vocab_size")
 
 
@@ -172,7 +177,9 @@ def _layers(
 def _pattern_item(item: object, path: str, blocks: Mapping[str, Kind]) -> list[tuple[str, ...]]:
     """`name`, `name*3`, or a list of names for a layer with several caches."""
     if isinstance(item, list | tuple):
-        if not item or not all(isinstance(name, str) and _ITEM.fullmatch(name) and "*" not in name for name in item):
+        if not item or not all(
+            isinstance(name, str) and re.fullmatch(_ITEM, name, re.ASCII) and "*" not in name for name in item
+        ):
             raise ModelFileError(
                 f"a layer with several caches is a list of block names, not {short(item)}",
                 fix="write [attn, ssm]",
@@ -182,7 +189,7 @@ def _pattern_item(item: object, path: str, blocks: Mapping[str, Kind]) -> list[t
         if len(set(item)) != len(item) and len(item) > MAX_BLOCKS:
             raise ModelFileError("a layer lists too many caches", field=path)
         return [tuple(_known(name, path, blocks) for name in item)]
-    match = _ITEM.fullmatch(item) if isinstance(item, str) else None
+    match = re.fullmatch(_ITEM, item, re.ASCII) if isinstance(item, str) else None
     if match is None:
         raise ModelFileError(
             f"a pattern item is a block name, not {short(item)}",
@@ -235,14 +242,14 @@ def document_from_model(model: Model) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A frozen dataclass as a dict without the fields that have their default value."""
-    if not is_dataclass(value) or isinstance(value, type):
+    """A record as a dict without the fields that have their default value; `kind` always stays."""
+    if not isinstance(value, Record):
         return value
+    defaults = value.__defaults__
     return {
-        item.name: plain(current)
-        for item in fields(value)
-        if (current := getattr(value, item.name)) != item.default
-        or (item.name == "kind" and item.default is not MISSING)
+        name: plain(current)
+        for name in value.__slots__
+        if (current := getattr(value, name)) != defaults.get(name, _REQUIRED) or name == "kind"
     }
 
 

@@ -9,15 +9,13 @@ This is not a list of what an engine accepts: each engine names its own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from kvcalc.core.light import NamedTuple
 from kvcalc.errors import UsageError, did_you_mean, short
 
 _GGML = "ggml-common.h block_%s, llama.cpp 0c1e57098"
 
 
-@dataclass(frozen=True, slots=True)
-class Dtype:
+class Dtype(NamedTuple):
     """One element type: `block_bytes` bytes hold `block_elements` elements (scales included)."""
 
     name: str

@@ -1,7 +1,7 @@
 """What is shipped: model_configs/*.yaml and gpus.yaml, found by name or alias.
 
-Checking 150 YAML files with pydantic takes half a second, so the checked documents are kept in the user's cache
-directory under the hash of every file's name and bytes (and kvcalc's version): never stale, deletable at any time,
+Checking 190 YAML files with pydantic takes half a second, so the checked documents are kept in the user's cache
+directory under a hash of the files they were made from (and kvcalc's version): never stale, deletable at any time,
 off with KVCALC_NO_CACHE=1.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
+from time import time_ns
 
 from kvcalc.core.gpu import Gpu, gpu_from_document
 from kvcalc.core.model import Model
@@ -17,14 +17,21 @@ from kvcalc.document import model_from_document
 from kvcalc.errors import ModelFileError, UsageError, did_you_mean, short
 from kvcalc.version import __version__
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 try:  # hashlib also loads OpenSSL: 2 ms of every start for one function
     from _blake2 import blake2b
 except ImportError:  # an interpreter built without it
     from hashlib import blake2b
 
 #: Raised when the cached form changes.
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 _MAX_FILE_BYTES = 2**20
+_SUFFIXES = (".yaml", ".yml")
+#: Longer than any file system's clock takes for a tick (FAT: 2 s).
+_SETTLED_NS = 3 * 10**9
 _KEEP = 8  # cache files of other versions and directories that stay
 
 
@@ -44,13 +51,21 @@ def bundled_dir() -> str:
 
 
 class Registry:
-    """Models and GPUs by name and alias. Build one with `load_registry`."""
+    """Models and GPUs by name and alias. Build one with `load_registry`.
 
-    def __init__(self, payload: dict[str, Any]) -> None:
-        self._models: dict[str, Any] = payload["models"]
-        self._aliases: dict[str, str] = payload["aliases"]
-        self._gpus: dict[str, Any] = payload["gpus"]
-        self._gpu_aliases: dict[str, str] = payload["gpu_aliases"]
+    index: names and aliases, and where the JSON of each model and GPU lies in `documents`; it is read when asked for.
+    """
+
+    def __init__(self, index: dict[str, Any], documents: bytes) -> None:
+        self._models: dict[str, tuple[int, int]] = index["models"]
+        self._aliases: dict[str, str] = index["aliases"]
+        self._gpus: dict[str, tuple[int, int]] = index["gpus"]
+        self._gpu_aliases: dict[str, str] = index["gpu_aliases"]
+        self._documents = documents
+
+    def _document(self, place: tuple[int, int]) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self._documents[slice(*place)])
+        return found
 
     def model_names(self) -> list[str]:
         return sorted(self._models)
@@ -59,7 +74,7 @@ class Registry:
         return list(self._gpus)
 
     def aliases_of(self, name: str) -> list[str]:
-        return list(self._models[name].get("doc", {}).get("aliases", []))
+        return list(self._document(self._models[name]).get("doc", {}).get("aliases", []))
 
     def has_model(self, name: str) -> bool:
         return normal(name) in self._aliases
@@ -78,7 +93,7 @@ class Registry:
                 field="target",
                 value=name,
             )
-        entry = self._models[found]
+        entry = self._document(self._models[found])
         if "error" in entry:
             fault = entry["error"]
             raise ModelFileError(
@@ -90,15 +105,17 @@ class Registry:
         return [*self._models, *(alias for name in self._models for alias in self.aliases_of(name))]
 
     def _all_gpu_words(self) -> list[str]:
-        return [word for name, doc in self._gpus.items() for word in (name, *doc.get("aliases", ()))]
+        return [word for gpu in self.gpus() for word in (gpu.name, *gpu.aliases)]
 
     def models(self) -> list[Model]:
         """Every model that loads, by name."""
-        return [self.model(name) for name in self.model_names() if "error" not in self._models[name]]
+        broken = self.broken()
+        return [self.model(name) for name in self.model_names() if name not in broken]
 
     def broken(self) -> dict[str, str]:
         """Name -> fault of the files of a --models-dir that do not load."""
-        return {name: entry["error"]["what"] for name, entry in self._models.items() if "error" in entry}
+        entries = {name: self._document(place) for name, place in self._models.items()}
+        return {name: entry["error"]["what"] for name, entry in entries.items() if "error" in entry}
 
     def gpu(self, name: str) -> Gpu:
         """The GPU called `name` (or an alias of it).
@@ -113,10 +130,10 @@ class Registry:
                 field="gpu",
                 value=name,
             )
-        return gpu_from_document(self._gpus[found])
+        return gpu_from_document(self._document(self._gpus[found]))
 
     def gpus(self) -> list[Gpu]:
-        return [gpu_from_document(doc) for doc in self._gpus.values()]
+        return [gpu_from_document(self._document(place)) for place in self._gpus.values()]
 
 
 def load_registry(models_dir: str | None = None) -> Registry:
@@ -125,29 +142,60 @@ def load_registry(models_dir: str | None = None) -> Registry:
     Raises: UsageError when the directory cannot be read.
     """
     extra = models_dir if models_dir is not None else os.environ.get("KVCALC_MODELS") or None
-    files = _files(bundled_dir()) + ([] if extra is None else _files(extra))
-    with open(os.path.join(package_dir(), "gpus.yaml"), "rb") as stream:  # noqa: PTH118, PTH123
-        gpus = stream.read()
+    shipped, gpus = bundled_dir(), os.path.join(package_dir(), "gpus.yaml")  # noqa: PTH118
+    theirs = [] if extra is None else _files(extra)
     key = blake2b(f"{__version__}/{CACHE_FORMAT}".encode(), digest_size=16)
-    for path, raw in files:
-        key.update(f"\0{path}\0{len(raw)}\0".encode())
-        key.update(raw)
-    key.update(gpus)
+    key.update(_stamps(shipped, gpus) or _hashed([*_files(shipped), *_files(gpus)]))
+    key.update(_hashed(theirs))
     digest = key.hexdigest()
-    payload = _read_cache(digest)
-    if payload is None:
-        payload = _build(files, gpus)
-        _write_cache(digest, payload)
-    return Registry(payload)
+    found = _read_cache(digest)
+    if found is None:
+        found = _build(_files(shipped) + theirs, _files(gpus)[0][1])
+        _write_cache(digest, *found)
+    return Registry(*found)
 
 
-def _files(directory: str) -> list[tuple[str, bytes]]:
-    """(path, bytes) of each YAML file, sorted. Of a file too large to be a model only the first bytes."""
+def _stamps(directory: str, file: str) -> bytes | None:
+    """What tells today's shipped files from any other: path, inode, size, times; opening all takes three times as long.
+
+    A file's ctime cannot be set back, so a changed file has another stamp; only a change within the clock's grain of
+    the last one might not, hence None (read the files) while one of them is younger than `_SETTLED_NS`. Source: git's
+    "racy" index entries, Documentation/technical/racy-git.txt.
+    """
     try:
-        names = sorted(name for name in os.listdir(directory) if name.endswith((".yaml", ".yml")))  # noqa: PTH208
+        with os.scandir(directory) as entries:
+            found = [(entry.path, entry.stat()) for entry in entries if entry.name.endswith(_SUFFIXES)]
+        found.append((file, os.stat(file)))  # noqa: PTH116
+    except OSError:
+        return None  # reading them says what is wrong
+    if max(stat.st_ctime_ns for _, stat in found) > time_ns() - _SETTLED_NS:
+        return None
+    found.sort()
+    lines = [f"{path}\0{stat.st_ino}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}" for path, stat in found]
+    return "\n".join(lines).encode("utf-8", "surrogateescape")
+
+
+def _hashed(files: list[tuple[str, bytes]]) -> bytes:
+    """A digest of names and contents."""
+    key = blake2b(digest_size=16)
+    for path, raw in files:
+        key.update(f"\0{path}\0{len(raw)}\0".encode("utf-8", "surrogateescape"))
+        key.update(raw)
+    return key.digest()
+
+
+def _files(place: str) -> list[tuple[str, bytes]]:
+    """(path, bytes) of each YAML file of a directory, sorted, or of one file.
+
+    Of a file too large to be a model only the first bytes.
+    """
+    try:
+        if place.endswith(_SUFFIXES) and not os.path.isdir(place):  # noqa: PTH112
+            paths = [place]
+        else:
+            paths = [f"{place}/{name}" for name in sorted(os.listdir(place)) if name.endswith(_SUFFIXES)]  # noqa: PTH208
         found = []
-        for name in names:
-            path = f"{directory}/{name}"
+        for path in paths:
             handle = os.open(path, os.O_RDONLY)  # a file object costs twice as much, 190 times
             try:
                 found.append((path, os.read(handle, _MAX_FILE_BYTES + 1)))
@@ -155,10 +203,10 @@ def _files(directory: str) -> list[tuple[str, bytes]]:
                 os.close(handle)
     except OSError as error:
         raise UsageError(
-            f"cannot read the models directory {short(directory)}: {error.strerror}",
+            f"cannot read the models directory {short(place)}: {error.strerror}",
             fix="check --models-dir or KVCALC_MODELS",
             field="models-dir",
-            value=directory,
+            value=place,
         ) from None
     return found
 
@@ -170,8 +218,8 @@ def _cache_dir() -> str | None:
     return os.path.join(base, "kvcalc")  # noqa: PTH118
 
 
-def _read_cache(digest: str) -> dict[str, Any] | None:
-    """The cached payload, if it is there and whole (its own hash comes first in the file)."""
+def _read_cache(digest: str) -> tuple[dict[str, Any], bytes] | None:
+    """The cached index and documents, if they are there and whole (their own hash comes first in the file)."""
     directory = _cache_dir()
     if directory is None:
         return None
@@ -182,11 +230,11 @@ def _read_cache(digest: str) -> dict[str, Any] | None:
         return None
     if seal.decode("ascii", "replace") != blake2b(body, digest_size=16).hexdigest():
         return None
-    payload: dict[str, Any] = json.loads(body)
-    return payload
+    index, _, documents = body.partition(b"\n")
+    return json.loads(index), documents
 
 
-def _write_cache(digest: str, payload: dict[str, Any]) -> None:
+def _write_cache(digest: str, index: dict[str, Any], documents: bytes) -> None:
     """Atomically; a full disk or a read-only home is no error."""
     directory = _cache_dir()
     if directory is None:
@@ -195,7 +243,7 @@ def _write_cache(digest: str, payload: dict[str, Any]) -> None:
     from pathlib import Path
     from tempfile import NamedTemporaryFile
 
-    body = json.dumps(payload, separators=(",", ":")).encode()
+    body = json.dumps(index, separators=(",", ":")).encode() + b"\n" + documents
     with suppress(OSError):
         Path(directory).mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile(dir=directory, prefix="tmp-", delete=False) as stream:
@@ -212,8 +260,11 @@ def _bounded(raw: bytes, path: str) -> bytes:
     return raw
 
 
-def _build(files: list[tuple[str, bytes]], gpus: bytes) -> dict[str, Any]:
-    """Check every file. A broken shipped file is a bug; a broken file of the user's is reported when asked for."""
+def _build(files: list[tuple[str, bytes]], gpus: bytes) -> tuple[dict[str, Any], bytes]:
+    """(index, documents) of a registry: every file checked.
+
+    A broken shipped file is a bug; a broken file of the user's is reported when asked for.
+    """
     from pathlib import Path
 
     from kvcalc.document import document_from_model
@@ -238,4 +289,11 @@ def _build(files: list[tuple[str, bytes]], gpus: bytes) -> dict[str, Any]:
     listed, _ = parse(decode(gpus, "gpus.yaml"), "gpus.yaml")
     docs = {doc["name"]: doc for doc in listed}
     gpu_aliases = {normal(word): name for name, doc in docs.items() for word in [name, *doc.get("aliases", [])]}
-    return {"models": models, "aliases": aliases, "gpus": docs, "gpu_aliases": gpu_aliases}
+    index: dict[str, Any] = {"models": {}, "aliases": aliases, "gpus": {}, "gpu_aliases": gpu_aliases}
+    documents = bytearray()
+    for group, entries in (("models", models), ("gpus", docs)):
+        for name, entry in entries.items():
+            start = len(documents)
+            documents += json.dumps(entry, separators=(",", ":")).encode()
+            index[group][name] = (start, len(documents))
+    return index, bytes(documents)

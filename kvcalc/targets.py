@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
 
+from kvcalc.core.light import NamedTuple
 from kvcalc.core.model import Model
 from kvcalc.errors import ModelFileError, UsageError, short
 from kvcalc.registry import Registry
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path

@@ -21,7 +21,7 @@ MAX_TEXT = 200
 _BINARY = {"": 1, "b": 1, "kib": KIB, "mib": MIB, "gib": GIB, "tib": TIB}
 _DECIMAL = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _TOKEN_SUFFIX = {"": 1, "k": KIB, "m": MIB}
-_NUMBER = re.compile(r"([0-9][0-9_,]*)(?:\.([0-9]+))?\s*([a-zA-Z]*)", re.ASCII)
+_NUMBER = r"([0-9][0-9_,]*)(?:\.([0-9]+))?\s*([a-zA-Z]*)"
 
 
 def _scaled(text: str, units: dict[str, int], *, exactly: bool) -> int | None:
@@ -29,7 +29,7 @@ def _scaled(text: str, units: dict[str, int], *, exactly: bool) -> int | None:
 
     exactly: a remainder is no number either; otherwise it is dropped, but for a bare unit.
     """
-    match = _NUMBER.fullmatch(text.strip())
+    match = re.fullmatch(_NUMBER, text.strip(), re.ASCII)
     if match is None or len(text) > MAX_TEXT:
         return None
     whole, part, unit = match.groups()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvcalc.core.exactness import SCHEMA_VERSION
+from kvcalc.core.light import NamedTuple
 from kvcalc.core.model import Model
 from kvcalc.core.plan import Layout, Load, Planner
 from kvcalc.document import plain
@@ -16,7 +16,10 @@ from kvcalc.errors import UsageError, short
 from kvcalc.targets import Target
 from kvcalc.version import __version__
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from kvcalc.core.component import Role
     from kvcalc.core.gpu import Gpu
     from kvcalc.core.result import EngineInfo, ModelInfo

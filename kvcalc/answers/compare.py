@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 from kvcalc.answers.common import Ask, header, prepare
 from kvcalc.answers.fit import fit_record, tensor_parallel
@@ -11,7 +10,10 @@ from kvcalc.core.exactness import weakest
 from kvcalc.core.gpu import Gpu
 from kvcalc.targets import Target
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from kvcalc.core.result import FitRecord
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-from typing import TYPE_CHECKING, Any
-
 from kvcalc.answers.common import Ask, header, prepare
 from kvcalc.answers.size import cache_record
 from kvcalc.core.gpu import Gpu
@@ -12,7 +9,10 @@ from kvcalc.core.plan import Tensor
 from kvcalc.dtypes import DTYPES
 from kvcalc.targets import Target
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from kvcalc.core.result import Term
 
 
@@ -35,7 +35,7 @@ def explain(target: Target, ask: Ask, gpu: Gpu | None = None) -> dict[str, Any]:
 
 def _source(cls: type) -> str:
     """The `Source:` paragraph of a kind's docstring, on one line."""
-    text = inspect.getdoc(cls) or ""
+    text = cls.__doc__ or ""
     _, found, rest = text.partition("Source: ")
     return " ".join(rest.split("\n\n")[0].split()) if found else ""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvcalc.answers.common import Ask, Prepared, header, prepare
 from kvcalc.answers.size import cache_record
 from kvcalc.core.capacity import max_context, max_sessions
 from kvcalc.core.exactness import weakest
 from kvcalc.core.gpu import Gpu
+from kvcalc.core.light import NamedTuple
 from kvcalc.core.plan import Layout, Load
 from kvcalc.dtypes import DTYPES
 from kvcalc.engines import LAYERWISE, NARROW_TYPE, get_engine
@@ -18,7 +18,10 @@ from kvcalc.errors import KvcalcError, UsageError
 from kvcalc.planning.ledger import Ledger, LedgerAsk, build_ledger, levers, pool_only
 from kvcalc.targets import Target
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from kvcalc.core.result import Advice, FitRecord, GpuInfo, LayoutInfo, Requirement
 
 #: Where the automatic layout stops looking for one that holds the weights.

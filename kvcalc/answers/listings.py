@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from kvcalc.answers.common import header
 from kvcalc.document import plain
 from kvcalc.dtypes import DTYPES
 from kvcalc.engines import engine_names, get_engine
 from kvcalc.registry import Registry, normal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def list_models(registry: Registry, *, match: str | None = None) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from kvcalc.answers.common import Ask, Prepared, engine_info, header, model_info, prepare
 from kvcalc.core.capacity import growth
 from kvcalc.core.exactness import weakest
@@ -11,7 +9,10 @@ from kvcalc.core.gpu import Gpu
 from kvcalc.core.plan import CachePlan, Load
 from kvcalc.targets import Target
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from kvcalc.core.result import CacheRecord, ComponentBytes
 
 

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
-
 from kvcalc.answers.common import Ask, engine_info, header, model_info, prepare
 from kvcalc.answers.fit import fit_record, tensor_parallel
 from kvcalc.core.exactness import weakest
 from kvcalc.core.gpu import Gpu
+from kvcalc.core.light import NamedTuple, Record
 from kvcalc.core.model import Kind, Model
 from kvcalc.errors import UsageError
 from kvcalc.kinds.heads import HeadAttention
 from kvcalc.kinds.latent import LatentAttention
 from kvcalc.targets import Target
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from kvcalc.core.result import VariantRecord
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shapes:
+class Shapes(Record):
     """The free choices of the alternatives.
 
     Defaults: DeepSeek-V2 (arXiv:2405.04434, section 3.1.2) caches 512 + 64; Mistral 7B (arXiv:2310.06825,
@@ -34,8 +34,7 @@ class Shapes:
     hybrid_local: int = 5
 
 
-@dataclass(frozen=True, slots=True)
-class _Base:
+class _Base(NamedTuple):
     heads: int
     key_dim: int
     value_dim: int
@@ -155,4 +154,4 @@ def _model(model: Model, base: _Base, kinds: list[Kind]) -> Model:
     layers = tuple((names[index % len(names)],) for index in range(base.layers))
     used = {name for layer in layers for name in layer}
     blocks = {name: kind for name, kind in zip(names, kinds, strict=True) if name in used}
-    return replace(model, layers=layers, blocks=blocks, mtp=None)
+    return model._replace(layers=layers, blocks=blocks, mtp=None)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvcalc.answers.common import Ask
 from kvcalc.core.gpu import Gpu
+from kvcalc.core.light import NamedTuple
 from kvcalc.errors import EXIT_DOES_NOT_FIT, EXIT_OK, UsageError, short
 from kvcalc.registry import Registry, load_registry
 from kvcalc.render.output import FORMATS, write
 from kvcalc.targets import Target, load_target
 from kvcalc.units import parse_bytes, parse_count, parse_tokens
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from kvcalc.planning.lora import Lora
     from kvcalc.planning.startlog import StartLog
 

@@ -8,9 +8,12 @@ both parsers to the same result.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from kvcalc.cli.spec import COMMANDS, Opt
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]] | None:

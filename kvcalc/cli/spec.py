@@ -6,7 +6,7 @@ A command's module of the same name in this package has `run(given) -> exit code
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from kvcalc.core.light import NamedTuple
 
 
 class Opt(NamedTuple):

@@ -9,8 +9,8 @@ halving, which bounds it by O(log n) evaluations.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
+from kvcalc.core.light import NamedTuple
 from kvcalc.core.plan import Load, Planner
 from kvcalc.errors import EngineRefusal
 from kvcalc.units import MAX_BYTES, MAX_SESSIONS, MAX_TOKENS

@@ -10,7 +10,7 @@ numbers apart (a tuple equals any tuple with the same items).
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from kvcalc.core.light import Literal, NamedTuple
 
 Role = Literal["key", "value", "index", "pending", "conv", "state"]
 #: heads: divided over TP ranks, a head is replicated once ranks outnumber heads (KV heads, SSM groups).

@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
-from typing import Any, Literal, get_args
 
+from kvcalc.core.light import Literal, Record
 from kvcalc.errors import ModelFileError, did_you_mean, short
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 TotalIs = Literal["driver", "marketed"]
 
 #: No accelerator comes near a pebibyte; a larger number is a typing mistake.
 MAX_GPU_BYTES = 2**50
-_USD = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)(?:-([0-9]{1,6}(?:\.[0-9]{1,6})?))?", re.ASCII)
-_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}", re.ASCII)
+_USD = r"([0-9]{1,6}(?:\.[0-9]{1,6})?)(?:-([0-9]{1,6}(?:\.[0-9]{1,6})?))?"
+_NAME = r"[a-z0-9][a-z0-9.-]{0,62}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Price:
+class Price(Record):
     """What one GPU costs an hour. usd_per_hour: decimal text, `2.95`, or a range, `2.50-3.50`.
 
     >>> Price(usd_per_hour="2.50-3.50", kind="specialist cloud", source="survey", date="2026-05").micro_usd
@@ -36,7 +38,7 @@ class Price:
     def __post_init__(self) -> None:
         for name in ("usd_per_hour", "kind", "source", "date"):
             _need_text(name, getattr(self, name))
-        if _USD.fullmatch(self.usd_per_hour) is None or self.micro_usd[0] > self.micro_usd[1]:
+        if re.fullmatch(_USD, self.usd_per_hour, re.ASCII) is None or self.micro_usd[0] > self.micro_usd[1]:
             raise ModelFileError(
                 f"usd_per_hour must be an amount or a rising range, not {short(self.usd_per_hour)}",
                 fix="write it as text: '2.95' or '2.50-3.50'",
@@ -56,8 +58,7 @@ def _micro(amount: str) -> int:
     return int(whole) * 10**6 + int(part.ljust(6, "0") or 0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gpu:
+class Gpu(Record):
     """One accelerator (one device as the driver lists it: a GCD of an MI250X, one die pair of a GB200).
 
     architecture: what kernels are compiled for: sm90, gfx942, apple-m3.
@@ -96,7 +97,7 @@ class Gpu:
             _need_name("name" if name == self.name else "aliases", name)
         _need_count("total_bytes", self.total_bytes, MAX_GPU_BYTES)
         _need_count("marketed_gb", self.marketed_gb, MAX_GPU_BYTES // 10**9)
-        if self.total_is not in get_args(TotalIs):
+        if self.total_is not in ("driver", "marketed"):
             raise ModelFileError(
                 f"total_is must be driver or marketed, not {short(self.total_is)}",
                 fix="driver only where the driver's own number was read",
@@ -151,15 +152,14 @@ def _price(doc: object) -> Price:
 
 
 def _check_keys(doc: Mapping[str, Any], cls: type[Gpu | Price]) -> None:
-    known = [item.name for item in fields(cls)]
+    known = list(cls.__slots__)
     if unknown := [key for key in doc if key not in known]:
         raise ModelFileError(
             f"unknown key {short(unknown[0])}",
             fix=did_you_mean(str(unknown[0]), known) or f"keys: {', '.join(known)}",
             field=str(unknown[0]),
         )
-    required = [item.name for item in fields(cls) if item.default is MISSING]
-    if missing := [key for key in required if key not in doc]:
+    if missing := [key for key in known if key not in cls.__defaults__ and key not in doc]:
         raise ModelFileError(f"{missing[0]} is missing", fix=f"add {missing[0]}", field=missing[0])
 
 
@@ -182,7 +182,7 @@ def _need_text(field: str, value: object) -> str:
 
 
 def _need_name(field: str, value: str) -> None:
-    if _NAME.fullmatch(value) is None:
+    if re.fullmatch(_NAME, value, re.ASCII) is None:
         raise ModelFileError(
             f"a GPU is named in small letters, digits, dots and dashes, not {short(value)}",
             fix="write it like rtx-4090",

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Protocol
+from types import MappingProxyType
 
 from kvcalc.core.component import Component
+from kvcalc.core.light import Protocol, Record
+
+NO_FACTS: Mapping[str, int | float | str | bool] = MappingProxyType({})
 
 
 class Kind(Protocol):
-    """How one layer keeps its past. Implementations are the frozen dataclasses of `kvcalc.kinds`."""
+    """How one layer keeps its past. Implementations are the records of `kvcalc.kinds`."""
 
     @property
     def kind(self) -> str:
         """The tag in the YAML: `gqa`, `mla`, `mamba2` ..."""
-        ...
 
     def lower(self) -> tuple[Component, ...]:
         """The arrays one layer of this kind keeps for one session."""
-        ...
 
     def mha_widths(self, blocks: Mapping[str, Kind]) -> tuple[int, int] | None:
         """(K, V) elements per token of the layer's own MHA form: every query head, its own head dims.
@@ -27,11 +27,9 @@ class Kind(Protocol):
         (0, 0) where the layer has no attention heads; None where the file does not say enough.
         blocks: all blocks of the model, for a layer that reads another one's cache.
         """
-        ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class Source(Record):
     """Where the numbers of a model file were read."""
 
     repo: str | None = None
@@ -43,8 +41,7 @@ class Source:
     note: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Weights:
+class Weights(Record):
     """Weight bytes of the checkpoint, or the type (nearly) all parameters are stored in.
 
     rounded: `bytes` was read from a rounded figure ("51.1 GiB"), so what is computed from it is an estimate.
@@ -56,8 +53,7 @@ class Weights:
     rounded: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
+class Check(Record):
     """A published figure that this file reproduces; a test runs every one."""
 
     context: int
@@ -68,8 +64,7 @@ class Check:
     engine: str = "ideal"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mtp:
+class Mtp(Record):
     """Multi-token-prediction layers of the checkpoint: cached only where an engine speculates with them.
 
     Each of `layers` extra layers has the cache of block `block`.
@@ -79,8 +74,7 @@ class Mtp:
     block: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
+class Model(Record):
     """Layers with their cache kinds, plus weights, limits and provenance.
 
     layers: for each layer the names of its blocks (two names: the layer has two caches);
@@ -103,8 +97,8 @@ class Model:
     hidden_size: int | None = None
     vocab_size: int | None = None
     mtp: Mtp | None = None
-    facts: Mapping[str, int | float | str | bool] = field(default_factory=dict)
-    source: Source = field(default_factory=Source)
+    facts: Mapping[str, int | float | str | bool] = NO_FACTS
+    source: Source = Source()
     aliases: tuple[str, ...] = ()
     checks: tuple[Check, ...] = ()
     notes: tuple[str, ...] = ()

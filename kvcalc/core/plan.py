@@ -6,7 +6,7 @@ formula. A planner is prepared once per (model, engine, layout, dtypes, options)
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from kvcalc.core.light import NamedTuple, Protocol
 
 
 class Load(NamedTuple):
@@ -118,11 +118,9 @@ class Planner(Protocol):
 
         Raises: EngineRefusal for more sessions than the engine serves, or a context too short for it.
         """
-        ...
 
     def report(self, load: Load, pool_bytes: int | None = None) -> dict[str, object]:
         """The engine's own numbers under the engine's own names; empty where it prints none.
 
         pool_bytes: KV memory per GPU, for the numbers that need it.
         """
-        ...

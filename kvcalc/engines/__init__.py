@@ -6,7 +6,6 @@ To add an engine: its module in this package with an `ENGINE` object, and its li
 from __future__ import annotations
 
 from importlib import import_module
-from typing import cast
 
 from kvcalc.engines.base import Engine
 from kvcalc.errors import UsageError, did_you_mean, short
@@ -63,7 +62,7 @@ def get_engine(name: str) -> tuple[Engine, str]:
             field="engine",
             value=name,
         )
-    engine = cast("Engine", import_module(f"kvcalc.engines.{module}").ENGINE)
+    engine: Engine = import_module(f"kvcalc.engines.{module}").ENGINE
     if pinned and version not in engine.versions:
         version = ".".join(version.split(".")[:2])  # rules are per release line: 0.11.2 is 0.11
     if pinned and version not in engine.versions:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Protocol
 
 from kvcalc.core.component import Role
+from kvcalc.core.light import Literal, NamedTuple, Protocol, Record
 from kvcalc.core.model import Model
 from kvcalc.core.plan import Layout, Planner
 from kvcalc.errors import UsageError, did_you_mean, short
 from kvcalc.units import parse_bytes, parse_count, parse_fraction, parse_ratio, parse_tokens
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 _NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheDtypes:
+class CacheDtypes(Record):
     """Element type per role: names of `kvcalc.dtypes`."""
 
     key: str
@@ -100,7 +102,6 @@ class Engine(Protocol):
 
         Raises: EngineRefusal where the engine itself would not start.
         """
-        ...
 
 
 def read_options(engine: Engine, pairs: Sequence[str]) -> dict[str, Any]:

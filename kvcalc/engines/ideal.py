@@ -7,9 +7,9 @@ No pages, no padding, no slack. Not an engine anybody runs: the engines' own mod
 from __future__ import annotations
 
 from math import lcm, prod
-from typing import NamedTuple
 
 from kvcalc.core.component import Component, Law, Linear, period_of, saturates_at
+from kvcalc.core.light import NamedTuple
 from kvcalc.core.model import Model
 from kvcalc.core.plan import CachePlan, Layout, Load, RankPlan, Tensor
 from kvcalc.dtypes import DTYPES

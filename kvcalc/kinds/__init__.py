@@ -9,9 +9,11 @@ from __future__ import annotations
 from functools import reduce
 from importlib import import_module
 from operator import or_
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from kvcalc.core.model import Kind
 
 #: YAML tag -> (module of this package, class). One class may have several tags.

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 from kvcalc.core.component import Component, Remainder, Strided, Windowed, whole_part
+from kvcalc.core.light import Literal, Record
 from kvcalc.core.model import Kind
 from kvcalc.errors import ModelFileError
 from kvcalc.kinds._check import MAX_WINDOW, need_int, need_optional_int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompressedAttention:
+class CompressedAttention(Record):
     """One shared K=V latent of `head_dim` per `tokens_per_slot` tokens, beside a short window of raw latents.
 
     csa (compressed sparse attention) also keeps an indexer key of `index_dim` per entry and compresses

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 from kvcalc.core.component import Component, heads_part
+from kvcalc.core.light import Literal, Record
 from kvcalc.core.model import Kind
 from kvcalc.errors import ModelFileError, short
 from kvcalc.kinds._check import need_divides, need_int, need_optional_int
@@ -14,8 +13,7 @@ from kvcalc.kinds._retention import check_retention, retention_law
 from kvcalc.kinds.indexer import Indexer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeadAttention:
+class HeadAttention(Record):
     """`groups` KV heads serve `heads` query heads: mha has groups = heads, mqa groups = 1, gqa between.
 
     Stored per kept token: groups x head_dim key elements and groups x v_head_dim value elements

@@ -5,15 +5,13 @@ The selection does not shrink the main cache; the indexer only adds to it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from kvcalc.core.component import Component, Linear, Strided, whole_part
+from kvcalc.core.light import Record
 from kvcalc.errors import ModelFileError
 from kvcalc.kinds._check import need_int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Indexer:
+class Indexer(Record):
     """Indexer keys: `heads` x `head_dim` elements, one slot per `tokens_per_slot` tokens; none when `shared`.
 
     shared: the layer reuses the selection of an earlier one and stores no key of its own.

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 from kvcalc.core.component import Component, whole_part
+from kvcalc.core.light import Literal, Record
 from kvcalc.core.model import Kind
 from kvcalc.kinds._check import need_int, need_optional_int
 from kvcalc.kinds._retention import check_retention, retention_law
 from kvcalc.kinds.indexer import Indexer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LatentAttention:
+class LatentAttention(Record):
     """Multi-head latent attention: `latent_dim` + `rope_dim` elements per kept token, for all heads together.
 
     The latent has no head axis, so every tensor-parallel rank stores all of it.

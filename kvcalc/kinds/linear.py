@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 from kvcalc.core.component import Component, Part
+from kvcalc.core.light import Literal, Record
 from kvcalc.core.model import Kind
 from kvcalc.kinds._check import need_divides, need_int, need_optional_int
 from kvcalc.kinds.ssm import conv_state, state
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GatedDeltaNet:
+class GatedDeltaNet(Record):
     """Key heads and value heads of their own widths; one [key_dim, value_dim] matrix per value head.
 
     Source: Gated DeltaNet (arXiv:2412.06464); transformers 5.23 qwen3_next/modeling_qwen3_next.py:599,695;
@@ -44,8 +42,7 @@ class GatedDeltaNet:
         return 0, 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KimiDeltaAttention:
+class KimiDeltaAttention(Record):
     """KDA: `heads` heads, keys of head_dim, values of v_head_dim (= head_dim when absent).
 
     Source: Kimi Linear report (arXiv:2510.26692) section 3; transformers 5.23
@@ -75,8 +72,7 @@ class KimiDeltaAttention:
         return 0, 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LightningAttention:
+class LightningAttention(Record):
     """One [head_dim, head_dim] matrix per head, no convolution.
 
     Source: MiniMax-01 (arXiv:2501.08313) section 2.2; transformers 5.23 minimax/modeling_minimax.py:72-110.
@@ -98,8 +94,7 @@ class LightningAttention:
         return 0, 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MatrixLstm:
+class MatrixLstm(Record):
     """mLSTM cell of xLSTM: per head a [key_dim, value_dim] matrix, a normaliser of key_dim and a running maximum.
 
     Source: xLSTM (arXiv:2405.04517) section 2.3; transformers 5.23 xlstm/modeling_xlstm.py:1332-1358 (xLSTMCache).

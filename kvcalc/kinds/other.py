@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 from kvcalc.core.component import Component, Encoder, heads_part
+from kvcalc.core.light import Literal, Record
 from kvcalc.core.model import Kind
 from kvcalc.errors import ModelFileError, short
 from kvcalc.kinds._check import need_divides, need_int, need_optional_int
 from kvcalc.kinds.indexer import Indexer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CrossAttention:
+class CrossAttention(Record):
     """Keys and values of the encoder's tokens, computed once and kept for the whole decoding.
 
     Source: arXiv:1706.03762 section 3.2.3; transformers 5.23 cache_utils.py:2199 (EncoderDecoderCache).
@@ -53,8 +51,7 @@ class CrossAttention:
         return 0, 0  # grows with the encoder, not with the context that mha_ratio compares
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SharedCache:
+class SharedCache(Record):
     """A layer that reads the cache another layer wrote, and stores nothing, unless it has an indexer of its own.
 
     of: the block whose layers it reads, for the comparison with its own MHA form.
@@ -81,8 +78,7 @@ class SharedCache:
         return None if source is None or isinstance(source, SharedCache) else source.mha_widths(blocks)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NoCache:
+class NoCache(Record):
     """A layer without memory of earlier tokens (MLP, MoE), or whose attention is bidirectional and uncached."""
 
     kind: Literal["none"] = "none"

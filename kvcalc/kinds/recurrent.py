@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 from kvcalc.core.component import Component, Part
+from kvcalc.core.light import Literal, Record
 from kvcalc.core.model import Kind
 from kvcalc.kinds._check import need_divides, need_int, need_optional_int
 from kvcalc.kinds.ssm import conv_state, state
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RgLru:
+class RgLru(Record):
     """Real-gated linear recurrent unit: `width` states and a conv tail over `conv_dim` (= width) channels.
 
     Source: Griffin (arXiv:2402.19427) section 2.4; transformers 5.23
@@ -42,8 +40,7 @@ class RgLru:
         return 0, 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rwkv:
+class Rwkv(Record):
     """Token-shift vectors of `hidden_dim` (`shifts` of them), and the wkv state.
 
     shifts: 2, one for the time mix and one for the channel mix; 1 where the channel mix has none (RWKV-6 and 7 heads
@@ -82,8 +79,7 @@ class Rwkv:
         return 0, 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShortConv:
+class ShortConv(Record):
     """A gated short convolution and nothing else: the last conv_kernel - 1 inputs of `dim` channels.
 
     Source: LFM2 (arXiv:2511.23404) section 2; transformers 5.23 lfm2/modeling_lfm2.py:368;

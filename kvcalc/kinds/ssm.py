@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 from kvcalc.core.component import Component, Constant, Part
+from kvcalc.core.light import Literal, Record
 from kvcalc.core.model import Kind
 from kvcalc.kinds._check import need_divides, need_int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mamba1:
+class Mamba1(Record):
     """inner_dim channels: a conv tail of conv_kernel - 1 inputs and a state of [inner_dim, state_dim].
 
     Source: Mamba (arXiv:2312.00752) section 3.4, reference `MambaInner`; vLLM 0.33
@@ -41,8 +39,7 @@ class Mamba1:
         return 0, 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mamba2:
+class Mamba2(Record):
     """`heads` state heads of `head_dim`; B and C come in `groups` groups of `state_dim`.
 
     Source: Mamba-2 (arXiv:2405.21060) section 7; vLLM 0.33 layers/mamba/mamba_utils.py

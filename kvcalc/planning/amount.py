@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from kvcalc.core.exactness import weakest
+from kvcalc.core.light import NamedTuple
 from kvcalc.units import GIB
 
 #: Source words: header (sizes of the checkpoint), formula, band (seen in logs), log (this start's own), user,

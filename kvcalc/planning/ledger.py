@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import import_module
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvcalc.core.gpu import Gpu
+from kvcalc.core.light import NamedTuple
 from kvcalc.core.model import Model
 from kvcalc.core.plan import Layout, Load
 from kvcalc.errors import UsageError
@@ -21,7 +21,10 @@ from kvcalc.planning.amount import Amount, band, exactly
 from kvcalc.planning.weights import rank_weights
 from kvcalc.units import GIB
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from kvcalc.core.result import LedgerLine
     from kvcalc.planning.lora import Lora
     from kvcalc.planning.startlog import StartLog

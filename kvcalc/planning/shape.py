@@ -5,8 +5,7 @@ Not the cache: that is `kvcalc.kinds`.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from kvcalc.core.light import NamedTuple
 from kvcalc.core.model import Model
 from kvcalc.errors import UsageError
 from kvcalc.kinds.heads import HeadAttention

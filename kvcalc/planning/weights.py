@@ -8,8 +8,7 @@ Source: vLLM start-up logs of 27 models ("Model loading took"), versions 0.11 to
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from kvcalc.core.light import NamedTuple
 from kvcalc.core.model import Model
 from kvcalc.core.plan import Layout
 from kvcalc.dtypes import Dtype, get_dtype

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
+from kvcalc.core.light import Any
 from kvcalc.render.sheet import Cell, Column, Page, Sheet, number
 from kvcalc.units import gib
 

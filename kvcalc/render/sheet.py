@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from kvcalc.core.light import NamedTuple, Record
 
 
 class Cell(NamedTuple):
@@ -17,8 +16,7 @@ class Cell(NamedTuple):
         return self.text if self.raw is None else self.raw
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
+class Column(Record):
     """title: for people; key: for CSV (empty: the column is only drawn); right: numbers; style: a colour role."""
 
     title: str
@@ -29,8 +27,7 @@ class Column:
     drop: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sheet:
+class Sheet(Record):
     """One table with the sentences before and after it."""
 
     title: str = ""
@@ -41,8 +38,7 @@ class Sheet:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
+class Page(Record):
     """All sheets of one answer; the first with columns is what CSV writes, unless `records` is given for it."""
 
     sheets: tuple[Sheet, ...]
@@ -51,7 +47,7 @@ class Page:
     warnings: tuple[str, ...] = ()
     verdict: str = ""
     good: bool | None = None
-    footer: tuple[str, ...] = field(default=())
+    footer: tuple[str, ...] = ()
 
 
 def number(value: int | None, *, none: str = "unlimited") -> Cell:

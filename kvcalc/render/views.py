@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 from kvcalc.render.parts import Answer, context, engine, kinds, load, page, report_sheets, session_notes, size, why_not
 from kvcalc.render.sheet import Cell, Column, Page, Sheet, bar, number
@@ -134,7 +133,7 @@ def size_page(answer: Answer) -> Page:
 def measure_page(answer: Answer) -> Page:
     title = f"{answer['model']['name']}, {answer['cache']}" if answer["cache"] != "plan" else answer["model"]["name"]
     first, *others = measured_sheets(answer)
-    first = replace(first, title=title, lead=(load(answer["inputs"]), engine(answer), *first.lead))
+    first = first._replace(title=title, lead=(load(answer["inputs"]), engine(answer), *first.lead))
     return page(answer, first, *others, verdict=verdict_of(answer), good=answer["equal"])
 
 
@@ -154,7 +153,7 @@ def explain_page(answer: Answer) -> Page:
         notes=session_notes(answer),
     )
     where = (Sheet(title="read from", lead=tuple(sources)),) if sources else ()
-    return replace(page(answer, terms, *where), records=_term_records(answer))
+    return page(answer, terms, *where)._replace(records=_term_records(answer))
 
 
 def _term_records(answer: Answer) -> Sheet:

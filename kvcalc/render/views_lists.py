@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from kvcalc.render.parts import Answer, kinds, page, size
 from kvcalc.render.sheet import Cell, Column, Page, Sheet, number
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def models_page(answer: Answer) -> Page:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from kvcalc.render.parts import Answer
 from kvcalc.render.sheet import Cell, Column, Sheet, number
 from kvcalc.units import gib
-
-Answer = Mapping[str, Any]
 
 _TENSOR_COLUMNS = (
     Column(title="rank", key="rank", drop=3),
@@ -168,6 +164,6 @@ def _full(full: Answer) -> Sheet:
     return Sheet(lead=lead, columns=columns, rows=rows)
 
 
-def measured(answer: Mapping[str, Any]) -> tuple[Sheet, ...]:
+def measured(answer: Answer) -> tuple[Sheet, ...]:
     """The sheets of a measurement beside another answer, where one was asked for."""
     return measured_sheets(answer["measured"]) if "measured" in answer else ()

@@ -182,12 +182,90 @@ def test_the_cache_stays_small(shelf: Shelf) -> None:
 
 
 def test_the_cache_is_sealed_json(shelf: Shelf) -> None:
-    """The file is one line of hash and one of JSON: readable, deletable, without code in it."""
+    """The file is a line of hash, a line of JSON index and JSON documents: readable, deletable, no code in it."""
     shelf.load()
     (path,) = shelf.cached()
-    seal, body = path.read_bytes().split(b"\n", 1)
+    seal, index, documents = path.read_bytes().split(b"\n")
     assert len(seal) == 32
-    assert set(json.loads(body)) == {"models", "aliases", "gpus", "gpu_aliases"}
+    places = json.loads(index)
+    assert set(places) == {"models", "aliases", "gpus", "gpu_aliases"}
+    start, stop = places["models"]["first"]
+    assert json.loads(documents[start:stop])["doc"]["layers"] == 2
+
+
+class Settled:
+    """Shipped files that have been there for a while, counted when one is opened."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.models = root / "settled"
+        self.models.mkdir()
+        self.write("first", FIRST)
+        self.opened: list[str] = []
+        monkeypatch.setattr(module, "bundled_dir", lambda: str(self.models))
+        monkeypatch.setattr(module, "_SETTLED_NS", -(10**12))  # as if everything were an hour old
+        read = module._files
+
+        def counted(place: str) -> list[tuple[str, bytes]]:
+            self.opened.append(place)
+            return read(place)
+
+        monkeypatch.setattr(module, "_files", counted)
+
+    def write(self, stem: str, text: str) -> None:
+        (self.models / f"{stem}.yaml").write_text(text)
+
+    def load(self) -> list[str]:
+        """Names of the models; `opened` afterwards says what was read for it."""
+        self.opened.clear()
+        return load_registry().model_names()
+
+
+@pytest.fixture
+def settled(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settled:
+    return Settled(tmp_path, monkeypatch)
+
+
+def test_settled_files_are_not_opened_again(settled: Settled) -> None:
+    """Shipped files that did not change are recognised by their stamps alone."""
+    assert settled.load() == ["first"]
+    assert settled.opened
+    assert settled.load() == ["first"]
+    assert settled.opened == []
+
+
+@pytest.mark.parametrize("change", ["content", "added", "removed", "renamed", "replaced"])
+def test_a_change_of_settled_files_is_seen(settled: Settled, change: str) -> None:
+    """Same size, same modification time: the change time still tells."""
+    settled.write("second", FIRST.replace("first", "other"))
+    before = settled.load()
+    path = settled.models / "first.yaml"
+    stamp = path.stat()
+    changed = FIRST.replace("name: first", "name: fresh")
+    if change == "content":
+        path.write_text(changed)
+    elif change == "added":
+        settled.write("third", changed)
+    elif change == "removed":
+        path.unlink()
+    elif change == "renamed":
+        path.rename(settled.models / "fifth.yaml")
+    else:
+        other = settled.models / "new"
+        other.write_text(changed)
+        other.replace(path)
+    if path.exists():
+        os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    after = settled.load()
+    assert settled.opened
+    assert (after == before) == (change == "renamed")
+
+
+def test_young_files_are_always_read(settled: Settled, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within the clock's grain of a change another one would leave the same stamp: contents decide."""
+    monkeypatch.setattr(module, "_SETTLED_NS", 10**12)
+    for _ in range(2):
+        assert settled.load() == ["first"]
+        assert settled.opened
 
 
 def test_only_the_users_own_cache_is_used(shelf: Shelf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
