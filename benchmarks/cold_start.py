@@ -1,4 +1,4 @@
-"""How long one answer takes as a process, beside `python -c pass` and, where installed, peers that read a config.
+"""How long one answer takes as a process, beside `python -c pass` and, where installed, other calculators.
 
     python benchmarks/cold_start.py [--rounds 15]
 
@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-#: Llama-3-8B as a config.json, the question peers are asked.
+#: Llama-3-8B and DeepSeek-V2 as config.json: the question peers are asked (one of them reads MLA models only).
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -35,14 +35,40 @@ CONFIG = {
     "max_position_embeddings": 8192,
     "torch_dtype": "bfloat16",
 }
+MLA = {
+    "architectures": ["DeepseekV2ForCausalLM"],
+    "model_type": "deepseek_v2",
+    "hidden_size": 5120,
+    "num_hidden_layers": 60,
+    "num_attention_heads": 128,
+    "num_key_value_heads": 128,
+    "q_lora_rank": 1536,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "intermediate_size": 12288,
+    "moe_intermediate_size": 1536,
+    "n_routed_experts": 160,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 6,
+    "first_k_dense_replace": 1,
+    "vocab_size": 102400,
+    "max_position_embeddings": 163840,
+    "torch_dtype": "bfloat16",
+}
 
 
-def commands(config: Path) -> dict[str, list[str]]:
-    """What is timed; a peer only where its command is on the PATH."""
-    kvcalc = [sys.executable, "-m", "kvcalc"]
+def commands(config: Path, latent: Path, checkpoint: Path) -> dict[str, list[str]]:
+    """What is timed, each by its own console script; a peer only where its command is found.
+
+    Peers are looked for beside this interpreter, on the PATH, and in the folders of KVCALC_PEERS (os.pathsep between).
+    """
+    folders = [str(Path(sys.executable).parent), *os.environ.get("KVCALC_PEERS", "").split(os.pathsep)]
+    path = os.pathsep.join([*filter(None, folders), os.environ.get("PATH", "")])
+    kvcalc = [shutil.which("kvcalc", path=path) or sys.exit("no kvcalc script: pip install . first")]
     found = {
         "python -c pass": [sys.executable, "-c", "pass"],
-        "python -c 'import typer'": [sys.executable, "-c", "import typer"],
         "kvcalc compare A B --json": [*kvcalc, "compare", "llama3", "deepseek-v2", "--json"],
         "kvcalc compare A B --format plain": [*kvcalc, "compare", "llama3", "deepseek-v2", "--format", "plain"],
         "kvcalc compare A B --format table": [*kvcalc, "compare", "llama3", "deepseek-v2", "--format", "table"],
@@ -50,11 +76,18 @@ def commands(config: Path) -> dict[str, list[str]]:
         "kvcalc --help": [*kvcalc, "--help"],
     }
     peers = {
-        "vramcalc": ["vramcalc", str(config)],
-        "kvfit": ["kvfit", "estimate", str(config)],
-        "llm-mem": ["llm-mem", "--config", str(config)],
+        # They read the config.json and answer.
+        "vramcalc config.json": ["vramcalc", str(config)],
+        "llm-mem --config config.json": ["llm-mem", "--config", str(latent)],
+        "modelinfo model.safetensors": ["modelinfo", str(checkpoint)],
+        # They ask a server for the file; without one only their start can be timed.
+        "kvfit --version (start only)": ["kvfit", "--version"],
+        "hf-mem --help (start only)": ["hf-mem", "--help"],
+        # A model compiled into the tool; no file is read.
+        "ridgepoint fit llama-3-8b (built in)": ["ridgepoint", "fit", "llama-3-8b"],
     }
-    return found | {name: command for name, command in peers.items() if shutil.which(command[0])}
+    scripts = {name: shutil.which(command[0], path=path) for name, command in peers.items()}
+    return found | {name: [script, *peers[name][1:]] for name, script in scripts.items() if script}
 
 
 def once(command: list[str]) -> tuple[float, float]:
@@ -74,9 +107,12 @@ def main() -> None:
     os.chdir(ROOT)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # without byte code every start compiles: not what users have
     with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "config.json"
+        config, latent, checkpoint = (Path(folder) / name for name in ("config.json", "mla.json", "model.safetensors"))
         config.write_text(json.dumps(CONFIG))
-        timed = commands(config)
+        latent.write_text(json.dumps(MLA))
+        header = json.dumps({"w": {"dtype": "BF16", "shape": [16, 16], "data_offsets": [0, 512]}}).encode()
+        checkpoint.write_bytes(len(header).to_bytes(8, "little") + header + bytes(512))
+        timed = commands(config, latent, checkpoint)
         for command in timed.values():
             once(command)  # byte code and the registry cache
         runs: dict[str, list[tuple[float, float]]] = {name: [] for name in timed}

@@ -14,6 +14,7 @@ from kvcalc.dtypes import get_dtype
 from kvcalc.engines import engine_names
 from kvcalc.errors import KvcalcError, ModelFileError, did_you_mean, short
 from kvcalc.kinds import kind_class
+from kvcalc.units import MAX_BYTES, MAX_SESSIONS, MAX_TOKENS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,13 +26,36 @@ MAX_BLOCKS = 1_000
 _ITEM = r"([A-Za-z_][A-Za-z0-9_.-]*)(?:\s*\*\s*([0-9]{1,6}))?"
 _REQUIRED = object()
 _PLAIN_FIELDS = ("architecture", "parameters", "max_context", "hidden_size", "vocab_size")
+#: Largest value of each whole number beside the kinds' own.
+LIMITS = {
+    "layers": MAX_LAYERS,
+    "parameters": 2**60,
+    "max_context": MAX_TOKENS,
+    "hidden_size": 2**31,
+    "vocab_size": 2**31,
+    "weights.bytes": MAX_BYTES,
+    "mtp.layers": MAX_LAYERS,
+}
+_CHECK_LIMITS = {"context": MAX_TOKENS, "bytes": MAX_BYTES, "sessions": MAX_SESSIONS}
+MAX_NAME = 200
 
 
-def model_from_document(doc: Mapping[str, Any]) -> Model:
-    """The model a checked document describes.
+def model_from_document(doc: Mapping[str, Any], *, file: str | None = None) -> Model:
+    """The model a document describes. Its shape must be right: `schema` checks one that a person wrote.
 
-    Raises: ModelFileError with the field (a path like `attention.local.groups`) at fault.
+    Raises: ModelFileError with the field (a path like `attention.local.groups`) at fault, and `file`.
     """
+    try:
+        return _model(doc)
+    except KvcalcError as error:
+        if isinstance(error, ModelFileError):
+            error.file = error.file or file
+        raise
+
+
+def _model(doc: Mapping[str, Any]) -> Model:
+    _check_numbers(doc)
+    _check_text(doc)
     blocks, single = _blocks(doc["attention"])
     layers = _layers(doc["layers"], doc.get("pattern"), blocks, single)
     mtp = Mtp(**doc["mtp"]) if doc.get("mtp") is not None else None
@@ -64,6 +88,43 @@ def model_from_document(doc: Mapping[str, Any]) -> Model:
         checks=tuple(_check(index, check) for index, check in enumerate(doc.get("checks", ()))),
         notes=tuple(doc.get("notes", ())),
     )
+
+
+def _check_numbers(doc: Mapping[str, Any]) -> None:
+    """Every whole number that no kind checks is one, and within its limits."""
+    for field, most in LIMITS.items():
+        group, _, key = field.rpartition(".")
+        _in_range(field, ((doc.get(group) or {}) if group else doc).get(key), most)
+    for index, check in enumerate(doc.get("checks", ())):
+        for key, most in _CHECK_LIMITS.items():
+            _in_range(f"checks.{index}.{key}", check.get(key), most)
+
+
+def _in_range(field: str, value: object, most: int) -> None:
+    if value is not None and (type(value) is not int or not 1 <= value <= most):
+        raise ModelFileError(
+            f"{field} is {short(value)}, outside 1 to {most:,}", fix="check the value", field=field, value=value
+        )
+
+
+def _check_text(doc: Mapping[str, Any]) -> None:
+    """Names and sources are printed on terminals: no escape codes in them, and a name is no page."""
+    for key in ("name", "architecture", "dtype"):
+        value = doc.get(key)
+        if value is not None and not 1 <= len(value) <= MAX_NAME:
+            raise ModelFileError(f"{key} has {len(value)} characters", fix=f"write 1 to {MAX_NAME}", field=key)
+    _check_characters(doc, ())
+
+
+def _check_characters(value: Any, path: tuple[str | int, ...]) -> None:
+    if isinstance(value, str):
+        if not value.isprintable() and any((c < " " and c not in "\n\t") or "\x7f" <= c <= "\x9f" for c in value):
+            field = ".".join(map(str, path))
+            raise ModelFileError(f"{field} has control characters: {short(value)}", fix="remove them", field=field)
+        return
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        _check_characters(item, (*path, key))
 
 
 def _dtype(name: str | None, field: str) -> str | None:

@@ -51,17 +51,31 @@ def bundled_dir() -> str:
 
 
 class Registry:
-    """Models and GPUs by name and alias. Build one with `load_registry`.
+    """Models and GPUs by name and alias, read when the first is asked for: a path on the command line needs none.
 
-    index: names and aliases, and where the JSON of each model and GPU lies in `documents`; it is read when asked for.
+    models_dir: more model files, which win on equal names. KVCALC_MODELS where it is None.
     """
 
-    def __init__(self, index: dict[str, Any], documents: bytes) -> None:
-        self._models: dict[str, tuple[int, int]] = index["models"]
-        self._aliases: dict[str, str] = index["aliases"]
-        self._gpus: dict[str, tuple[int, int]] = index["gpus"]
-        self._gpu_aliases: dict[str, str] = index["gpu_aliases"]
-        self._documents = documents
+    _models: dict[str, tuple[int, int]]  # name -> where its JSON lies in `_documents`
+    _aliases: dict[str, str]
+    _gpus: dict[str, tuple[int, int]]
+    _gpu_aliases: dict[str, str]
+    _documents: bytes
+
+    def __init__(self, models_dir: str | None = None) -> None:
+        self._models_dir = models_dir
+
+    def __getattr__(self, name: str) -> Any:
+        """Reads everything, once.
+
+        Raises: UsageError when the directory cannot be read.
+        """
+        if name not in Registry.__annotations__:
+            raise AttributeError(name)
+        index, self._documents = _read(self._models_dir)
+        for part in ("models", "aliases", "gpus", "gpu_aliases"):
+            setattr(self, f"_{part}", index[part])
+        return getattr(self, name)
 
     def _document(self, place: tuple[int, int]) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self._documents[slice(*place)])
@@ -141,6 +155,13 @@ def load_registry(models_dir: str | None = None) -> Registry:
 
     Raises: UsageError when the directory cannot be read.
     """
+    registry = Registry(models_dir)
+    registry.gpu_names()
+    return registry
+
+
+def _read(models_dir: str | None) -> tuple[dict[str, Any], bytes]:
+    """(index, documents): names, aliases and places of the JSON documents, from the cache or from the files."""
     extra = models_dir if models_dir is not None else os.environ.get("KVCALC_MODELS") or None
     shipped, gpus = bundled_dir(), os.path.join(package_dir(), "gpus.yaml")  # noqa: PTH118
     theirs = [] if extra is None else _files(extra)
@@ -152,7 +173,7 @@ def load_registry(models_dir: str | None = None) -> Registry:
     if found is None:
         found = _build(_files(shipped) + theirs, _files(gpus)[0][1])
         _write_cache(digest, *found)
-    return Registry(*found)
+    return found
 
 
 def _stamps(directory: str, file: str) -> bytes | None:

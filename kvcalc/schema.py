@@ -15,20 +15,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from kvcalc.core.model import Check, Kind, Model, Mtp, Source, Weights
-from kvcalc.document import MAX_LAYERS, model_from_document
+from kvcalc.document import LIMITS, MAX_NAME, model_from_document
 from kvcalc.errors import KvcalcError, ModelFileError, did_you_mean, short
 from kvcalc.kinds import KIND_TAGS, any_kind, kind_class
 from kvcalc.kinds.indexer import Indexer
-from kvcalc.units import MAX_BYTES, MAX_SESSIONS, MAX_TOKENS
 from kvcalc.yamlfile import FieldPath, decode, parse, read_bytes
 
 if TYPE_CHECKING:
     _Kind = Kind
 else:
     _Kind = Annotated[any_kind(), Field(discriminator="kind")]
-_Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
+_Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 _BlockName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$", max_length=60)]
-_Int = Annotated[int, Field(ge=1, le=2**31)]
 
 
 def _one_or_named(value: object) -> str:
@@ -46,12 +44,12 @@ class ModelDocument(BaseModel):
     aliases: list[_Name] = []
     source: Source = Source()
     architecture: _Name | None = None
-    parameters: Annotated[int, Field(ge=1, le=2**60)] | None = None
+    parameters: Annotated[int, Field(ge=1, le=LIMITS["parameters"])] | None = None
     weights: Weights | None = None
-    max_context: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
-    hidden_size: _Int | None = None
-    vocab_size: _Int | None = None
-    layers: Annotated[int, Field(ge=1, le=MAX_LAYERS)]
+    max_context: Annotated[int, Field(ge=1, le=LIMITS["max_context"])] | None = None
+    hidden_size: Annotated[int, Field(ge=1, le=LIMITS["hidden_size"])] | None = None
+    vocab_size: Annotated[int, Field(ge=1, le=LIMITS["vocab_size"])] | None = None
+    layers: Annotated[int, Field(ge=1, le=LIMITS["layers"])]
     dtype: _Name
     cache_dtype: _Name | None = None
     state_dtype: _Name | None = None
@@ -131,8 +129,6 @@ def check_document(doc: Any, *, file: str, lines: Mapping[FieldPath, int] | None
         )
     try:
         ModelDocument.model_validate_json(json.dumps(doc), strict=True)
-        _check_numbers(doc)
-        _check_characters(doc)
         return model_from_document(doc)
     except ValidationError as error:
         raise _translate(error, doc, file, lines) from None
@@ -140,22 +136,6 @@ def check_document(doc: Any, *, file: str, lines: Mapping[FieldPath, int] | None
         path = tuple(int(part) if part.isdigit() else part for part in (error.field or "").split(".") if part)
         error.file, error.line = file, _line(path, lines)
         raise
-
-
-def _check_numbers(doc: Mapping[str, Any]) -> None:
-    """Ranges of the shared dataclasses, whose fields are plain integers to pydantic."""
-    limits = [("weights", "bytes", MAX_BYTES), ("mtp", "layers", MAX_LAYERS)]
-    pairs = [
-        (f"{group}.{key}", doc.get(group, {}).get(key) if doc.get(group) else None, most) for group, key, most in limits
-    ]
-    for index, check in enumerate(doc.get("checks", ())):
-        bounds = {"context": MAX_TOKENS, "bytes": MAX_BYTES, "sessions": MAX_SESSIONS}
-        pairs += [(f"checks.{index}.{key}", check.get(key), most) for key, most in bounds.items()]
-    for field, value, most in pairs:
-        if value is not None and not 1 <= value <= most:
-            raise ModelFileError(
-                f"{field} is {value}, outside 1 to {most:,}", fix="check the value", field=field, value=value
-            )
 
 
 def _line(path: FieldPath, lines: Mapping[FieldPath, int]) -> int | None:
@@ -249,18 +229,6 @@ def _text_wording(kind: str, path: FieldPath, last: str, value: object) -> tuple
     if path[0] == "attention":
         return f"{short(value)} cannot name a block", "use letters, digits, _ . and -, a letter first", value
     return f"{last} has control characters: {short(value)}", "remove them", value
-
-
-def _check_characters(value: Any, path: FieldPath = ()) -> None:
-    """Names and sources are printed on terminals: no escape codes in them."""
-    if isinstance(value, str):
-        if any((char < " " and char not in "\n\t") or "\x7f" <= char <= "\x9f" for char in value):
-            field = ".".join(map(str, path))
-            raise ModelFileError(f"{field} has control characters: {short(value)}", fix="remove them", field=field)
-        return
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in items:
-        _check_characters(item, (*path, key))
 
 
 def _known_fields(path: FieldPath, around: Any) -> list[str]:

@@ -6,6 +6,7 @@ import os
 
 from kvcalc.core.light import NamedTuple
 from kvcalc.core.model import Model
+from kvcalc.document import model_from_document
 from kvcalc.errors import ModelFileError, UsageError, short
 from kvcalc.registry import Registry
 
@@ -66,12 +67,13 @@ def load_path(text: str) -> Target:
         path = config
     if _is_gguf(path):
         return _gguf(path)
-    from kvcalc.schema import check_document
     from kvcalc.yamlfile import decode, parse, read_bytes
 
     doc, lines = parse(decode(read_bytes(path), str(path)), str(path))
     if path.suffix.lower() == ".json" and isinstance(doc, dict) and ("model_type" in doc or "attention" not in doc):
         return _config(doc, path)
+    from kvcalc.schema import check_document
+
     return Target(model=check_document(doc, file=str(path), lines=lines), origin=str(path))
 
 
@@ -110,7 +112,6 @@ def _imported(
     from pathlib import Path
 
     from kvcalc.importers.hf import import_config
-    from kvcalc.schema import check_document
 
     name = source["repo"].rpartition("/")[2].lower() if source else _name(doc, Path(file))
     imported = import_config(doc, file=file, name=name)
@@ -120,7 +121,7 @@ def _imported(
         if weights.parameters is not None:
             document["parameters"] = weights.parameters  # the headers know; a count from the config only agrees
     return Target(
-        model=check_document(document, file=file),
+        model=model_from_document(document, file=file),
         origin=origin,
         assumptions=imported.derived,
         warnings=(*imported.warnings, *warnings),
@@ -137,11 +138,10 @@ def _name(doc: dict[str, object], path: Path) -> str | None:
 
 def _gguf(path: object) -> Target:
     from kvcalc.importers.gguf import import_gguf
-    from kvcalc.schema import check_document
 
     imported = import_gguf(str(path))
     return Target(
-        model=check_document(imported.document, file=str(path)),
+        model=model_from_document(imported.document, file=str(path)),
         origin=str(path),
         assumptions=imported.derived,
         warnings=imported.warnings,

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import isfinite
-from pathlib import Path
-from typing import Any
-
-import yaml
 
 from kvcalc.errors import ModelFileError, short
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
+
+    import yaml
 
 #: The largest real config.json is about 100 kB; a model file never comes near this.
 MAX_FILE_BYTES = 4 * 2**20
@@ -24,11 +27,10 @@ MAX_DEPTH = 24
 MAX_DIGITS = 25
 
 FieldPath = tuple[str | int, ...]
-_Base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _BOOL = {"true": True, "false": False, "True": True, "False": False}
 _NULL = ("", "~", "null", "Null", "NULL")
-_INT = re.compile(r"[-+]?[0-9][0-9_]*", re.ASCII)
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", re.ASCII)
+_INT = r"[-+]?[0-9][0-9_]*"
+_FLOAT = r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan"
 
 
 def read_bytes(path: Path) -> bytes:
@@ -81,9 +83,12 @@ def parse(text: str, file: str) -> tuple[Any, dict[FieldPath, int]]:
     """
     if file.lower().endswith(".json"):
         return _parse_json(text, file), {}
+    import yaml  # not at the top: a config.json does without
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        _check_events(text, file)
-        node = yaml.compose(text, Loader=_Base)
+        _check_events(yaml.parse(text, Loader=loader), file)
+        node = yaml.compose(text, Loader=loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else None
@@ -143,10 +148,12 @@ def _collections(values: list[Any]) -> list[Any]:
     return [value for value in values if isinstance(value, dict | list)]
 
 
-def _check_events(text: str, file: str) -> None:
+def _check_events(events: Iterable[yaml.Event], file: str) -> None:
     """Refuse what a model file never needs before anything is built from it."""
+    import yaml
+
     depth = documents = 0
-    for event in yaml.parse(text, Loader=_Base):
+    for event in events:
         line = event.start_mark.line + 1 if event.start_mark else None
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
             raise ModelFileError(
@@ -170,6 +177,8 @@ def _check_events(text: str, file: str) -> None:
 
 
 def _plain(node: yaml.Node, path: FieldPath, lines: dict[FieldPath, int], file: str) -> Any:
+    import yaml
+
     lines.setdefault(path, node.start_mark.line + 1)
     if isinstance(node, yaml.SequenceNode):
         return [_plain(item, (*path, index), lines, file) for index, item in enumerate(node.value)]
@@ -195,63 +204,15 @@ def _scalar(text: str, style: str | None, line: int, file: str) -> str | int | f
         return None
     if text in _BOOL:
         return _BOOL[text]
-    if _INT.fullmatch(text):
+    if re.fullmatch(_INT, text, re.ASCII):
         if len(text) > MAX_DIGITS:
             raise ModelFileError(
                 f"{short(text, 30)} is no sensible number", fix="check the value", file=file, line=line
             )
         return int(text.replace("_", ""))
-    if _FLOAT.fullmatch(text):
+    if re.fullmatch(_FLOAT, text, re.ASCII):
         number = float(text.replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
         if not isfinite(number):
             raise ModelFileError(f"{short(text)} is no finite number", fix="check the value", file=file, line=line)
         return number
     return text
-
-
-class _Dumper(yaml.SafeDumper):
-    """Short lists and mappings in flow style, order kept, and no anchors: `parse` refuses them."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-class _Field(dict[str, Any]):
-    """One top-level field, always on a line of its own."""
-
-
-def _represent_field(dumper: yaml.SafeDumper, value: _Field) -> yaml.Node:
-    node = dumper.represent_dict(value)
-    node.flow_style = False
-    return node
-
-
-def _represent_dict(dumper: yaml.SafeDumper, value: dict[str, Any]) -> yaml.Node:
-    node = dumper.represent_dict(value)
-    node.flow_style = not any(isinstance(item, dict) and "kind" in item for item in value.values())
-    return node
-
-
-def _represent_list(dumper: yaml.SafeDumper, value: list[Any]) -> yaml.Node:
-    tag = "tag:yaml.org,2002:seq"
-    return dumper.represent_sequence(tag, value, flow_style=not any(isinstance(item, dict) for item in value))
-
-
-_Dumper.add_representer(_Field, _represent_field)
-_Dumper.add_representer(dict, _represent_dict)
-_Dumper.add_representer(list, _represent_list)
-
-
-def dump(document: dict[str, Any]) -> str:
-    """The document as YAML: one line per field and block, as the shipped models are written."""
-    return "".join(
-        yaml.dump(
-            _Field({key: value}),
-            Dumper=_Dumper,
-            sort_keys=False,
-            width=2**16,
-            allow_unicode=True,
-            default_flow_style=False,
-        )
-        for key, value in document.items()
-    )

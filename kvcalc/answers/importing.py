@@ -12,7 +12,7 @@ from kvcalc.answers.common import header
 from kvcalc.document import document_from_model
 from kvcalc.errors import UsageError
 from kvcalc.targets import Target
-from kvcalc.yamlfile import dump
+from kvcalc.yamldump import dump
 
 
 def import_model(target: Target, *, name: str | None = None) -> dict[str, Any]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
+from kvcalc.core.light import Any
 from kvcalc.errors import ModelFileError, short
 from kvcalc.importers._keys import Keys
 
@@ -27,13 +26,18 @@ NONE: Layer = ()
 MAX_VARIANTS = 200
 
 
-@dataclass
 class Cache:
     """Blocks by name, and for each layer the names it has."""
 
-    blocks: dict[str, Block] = field(default_factory=dict)
-    layers: list[tuple[str, ...]] = field(default_factory=list)
-    mtp: tuple[int, str] | None = None
+    def __init__(
+        self,
+        blocks: dict[str, Block] | None = None,
+        layers: list[tuple[str, ...]] | None = None,
+        mtp: tuple[int, str] | None = None,
+    ) -> None:
+        self.blocks = {} if blocks is None else blocks
+        self.layers = [] if layers is None else layers
+        self.mtp = mtp
 
     def add(self, layer: Layer) -> None:
         """Append one layer; a name that already means another block gets a number."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from types import MappingProxyType
 
+from kvcalc.core.light import NamedTuple
 from kvcalc.errors import ModelFileError, did_you_mean, short
 
 MAX_LAYERS = 10_000
@@ -22,14 +23,14 @@ _ASSUMED_AT_TOP = frozenset(
 )  # fmt: skip
 
 
-@dataclass
 class Notes:
     """What the importer derived, and what the user should know. Ordered, without repeats."""
 
-    derived: dict[str, None] = field(default_factory=dict)
-    warnings: dict[str, None] = field(default_factory=dict)
-    facts: dict[str, int | float | str | bool] = field(default_factory=dict)
-    exact: bool = True
+    def __init__(self) -> None:
+        self.derived: dict[str, None] = {}
+        self.warnings: dict[str, None] = {}
+        self.facts: dict[str, int | float | str | bool] = {}
+        self.exact = True
 
     def derive(self, text: str) -> None:
         self.derived.setdefault(text)
@@ -39,8 +40,7 @@ class Notes:
         self.exact = self.exact and exact
 
 
-@dataclass(frozen=True)
-class Keys:
+class Keys(NamedTuple):
     """One section of a config.json (`path` names it), with the defaults its model_type gives to absent keys.
 
     defaults: class defaults of transformers for this model_type. A nested section is saved as the difference
@@ -52,7 +52,7 @@ class Keys:
     notes: Notes
     path: str = ""
     file: str | None = None
-    defaults: Mapping[str, int | float | bool | str] = field(default_factory=dict)
+    defaults: Mapping[str, int | float | bool | str] = MappingProxyType({})
 
     def where(self, name: str) -> str:
         return f"{self.path}.{name}" if self.path else name

@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping
 from functools import cache as once
 from pathlib import Path
-from typing import Any
 
 from kvcalc.document import model_from_document, write_pattern
 from kvcalc.dtypes import DTYPES, get_dtype
@@ -22,6 +21,10 @@ from kvcalc.importers._keys import MAX_TOKENS, Keys, Notes
 from kvcalc.importers.families import FAMILIES, REFUSED, TEXT_OF
 from kvcalc.importers.parameters import count_parameters
 from kvcalc.importers.plain import plain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 #: Where multimodal configs keep their language model.
 _TEXT_SECTIONS = ("text_config", "llm_config", "language_config", "thinker_config")

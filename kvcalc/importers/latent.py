@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from kvcalc.errors import short
 from kvcalc.importers._cache import (
     Block,
@@ -18,6 +16,10 @@ from kvcalc.importers._cache import (
 )
 from kvcalc.importers._keys import Keys
 from kvcalc.importers.plain import plain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 FULL, SLIDING, INDEXED = "full_attention", "sliding_attention", "indexed_attention"
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from math import prod
-from pathlib import Path
-from typing import Any
 
+from kvcalc.core.light import NamedTuple
 from kvcalc.errors import ModelFileError, short
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 #: The largest real header (90,000 tensors in one file) has about 14 MB; the format itself stops at 100 MB.
@@ -35,8 +38,7 @@ _BUFFERS = {"I64", "U64", "BOOL"}
 _SCALES = ("_scale", "_scale_inv", ".scale", "_scales", ".scales", "_zero_point", "_amax", ".absmax")
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+class Tensor(NamedTuple):
     """One tensor of a header: `bytes` as its offsets say, checked against dtype and shape."""
 
     name: str
@@ -45,8 +47,7 @@ class Tensor:
     bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
+class Checkpoint(NamedTuple):
     """Bytes of all tensors, and their parameters where every element is one (None for packed quantised weights)."""
 
     bytes: int
@@ -107,7 +108,7 @@ def _read_index(path: Path) -> tuple[list[str], dict[str, Any]]:
     if len(names) > MAX_FILES:
         raise _broken(path, f"it names {len(names):,} files")
     for name in names:
-        if not name.endswith(".safetensors") or name != Path(name).name or "\\" in name or "\x00" in name:
+        if not name.endswith(".safetensors") or "/" in name or "\\" in name or "\x00" in name:
             raise _broken(path, f"{short(name)} is no safetensors file beside it")
     return names, metadata if isinstance(metadata, dict) else {}
 

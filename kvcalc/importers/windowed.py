@@ -7,7 +7,6 @@ models/<model_type>/configuration_<model_type>.py `__post_init__`; caching: cach
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from kvcalc.errors import short
 from kvcalc.importers._cache import (
@@ -23,6 +22,10 @@ from kvcalc.importers._cache import (
     rope_layers,
 )
 from kvcalc.importers._keys import Keys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 Pattern = Callable[[Keys, int], list[str]]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from calling import ROOT
@@ -73,6 +75,19 @@ def test_answers_about_shipped_models_import_nothing_heavy(arguments: list[str])
     engines = {name.removeprefix("kvcalc.engines.") for name in loaded if name.startswith("kvcalc.engines.")}
     assert engines == {"base", "ideal"}
     assert len([name for name in COMMANDS if f"kvcalc.cli.{name}" in loaded]) == 1
+
+
+def test_a_config_needs_no_parser_and_no_validation(tmp_path: Path) -> None:
+    """A user's own config.json is read without YAML, pydantic, the shipped models or what defines dataclasses."""
+    config = {
+        "model_type": "llama", "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "head_dim": 8, "hidden_size": 32, "torch_dtype": "bfloat16",
+    }  # fmt: skip
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    loaded = modules_after("size", str(path), "--json")
+    assert "kvcalc.importers.hf" in loaded
+    assert loaded.isdisjoint(set(HEAVY) - {"pathlib"})
 
 
 @pytest.mark.parametrize("command", ["dtypes", "engines", "gpus", "models"])

@@ -19,7 +19,8 @@ from kvcalc.engines.base import CacheDtypes, Setup
 from kvcalc.errors import EngineRefusal
 from kvcalc.registry import bundled_dir, load_registry, normal
 from kvcalc.schema import load_file, load_text
-from kvcalc.yamlfile import dump, parse
+from kvcalc.yamldump import dump
+from kvcalc.yamlfile import parse
 
 FILES = sorted(Path(bundled_dir()).glob("*.y*ml"))
 MODELS: dict[str, Model] = {path.stem: load_file(path) for path in FILES}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kvcalc.document import MAX_BLOCKS, document_from_model, model_from_document, plain, write_pattern
+from kvcalc.document import LIMITS, MAX_BLOCKS, MAX_NAME, document_from_model, model_from_document, plain, write_pattern
 from kvcalc.errors import ModelFileError
 from kvcalc.kinds.heads import HeadAttention
 from kvcalc.kinds.other import NoCache
@@ -137,3 +137,44 @@ def test_plain() -> None:
     assert plain(kind) == {"kind": "mha", "heads": 2, "head_dim": 4, "window": 8}
     assert plain(NoCache()) == {"kind": "none"}
     assert plain(3) == 3
+
+
+@pytest.mark.parametrize("field", LIMITS)
+@pytest.mark.parametrize("wrong", [0, -1, True, 8.0, "8", [8], None])
+def test_numbers_beside_the_kinds_are_checked(field: str, wrong: object) -> None:
+    """Each whole number outside its limits, or no whole number, is refused by name; its largest value is not."""
+    group, _, key = field.rpartition(".")
+
+    def written(value: object) -> dict[str, Any]:
+        base: dict[str, Any] = {"attention": MQA, "layers": 6}
+        inside = {"layers": 1, "block": "attention"} if group == "mtp" else {}
+        return doc(**{**base, group: {**inside, key: value}} if group else {**base, key: value})
+
+    most = LIMITS[field]
+    for value in (most + 1, wrong):
+        if value is None:
+            continue  # absent
+        with pytest.raises(ModelFileError, match="outside 1 to") as caught:
+            model_from_document(written(value), file="m.yaml")
+        assert (caught.value.field, caught.value.file, caught.value.value) == (field, "m.yaml", value)
+    assert model_from_document(written(most))
+
+
+@pytest.mark.parametrize("key", ["context", "bytes", "sessions"])
+def test_numbers_of_checks_are_checked(key: str) -> None:
+    """A published figure has a sensible context, size and number of sessions."""
+    with pytest.raises(ModelFileError, match="is 0, outside 1 to") as caught:
+        model_from_document(doc(attention=MQA, checks=[CHECK, {**CHECK, key: 0}]))
+    assert caught.value.field == f"checks.1.{key}"
+
+
+@pytest.mark.parametrize("key", ["name", "architecture"])
+def test_names_are_printable_and_short(key: str) -> None:
+    """An escape code reaches no terminal; a page is no name."""
+    for value in ("\x1b[31m", "\x85", "\x00"):
+        with pytest.raises(ModelFileError, match=f"{key} has control characters"):
+            model_from_document(doc(**{"attention": MQA, key: value}))
+    for value in ("", "x" * (MAX_NAME + 1)):
+        with pytest.raises(ModelFileError, match=f"{key} has {len(value)} characters"):
+            model_from_document(doc(**{"attention": MQA, key: value}))
+    assert model_from_document(doc(**{"attention": MQA, key: "é" * MAX_NAME}))

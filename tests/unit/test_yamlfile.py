@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvcalc.errors import ModelFileError
-from kvcalc.yamlfile import MAX_DEPTH, MAX_DIGITS, MAX_FILE_BYTES, decode, dump, parse, read_bytes
+from kvcalc.yamldump import dump
+from kvcalc.yamlfile import MAX_DEPTH, MAX_DIGITS, MAX_FILE_BYTES, decode, parse, read_bytes
 
 TEXT = st.text(
     st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"], exclude_characters="\ufeff\ufffe\uffff"), max_size=9

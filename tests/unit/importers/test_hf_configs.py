@@ -11,6 +11,7 @@ from kvcalc.core.model import Model
 from kvcalc.document import model_from_document
 from kvcalc.importers.families import FAMILIES, REFUSED
 from kvcalc.importers.hf import class_defaults, import_config
+from kvcalc.schema import check_document
 
 
 @pytest.mark.parametrize("row", rows("configs.jsonl"), ids=lambda row: row["repo"])
@@ -20,6 +21,13 @@ def test_a_published_config_gives_its_bytes(row: dict[str, Any]) -> None:
         found = session_bytes(row["config"], int(tokens))
         assert found == expected
         assert type(found) is int
+
+
+@pytest.mark.parametrize("row", rows("configs.jsonl"), ids=lambda row: row["repo"])
+def test_the_schema_has_nothing_to_add(row: dict[str, Any]) -> None:
+    """A config is read without the schema's checks (pydantic): they accept the same document and change nothing."""
+    document = import_config(row["config"]).document
+    assert check_document(document, file="config.json") == model_from_document(document)
 
 
 def layer_type(model: Model, names: tuple[str, ...]) -> str:
