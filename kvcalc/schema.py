@@ -1,6 +1,6 @@
 """Model documents checked by pydantic: shapes, types, unknown keys; every error with file, line, field and fix.
 
-The kinds are read from the dataclasses of `kvcalc.kinds` as one discriminated union: there is no second set of
+The kinds are read from the records of `kvcalc.kinds` as one discriminated union: there is no second set of
 classes. Meaning (pattern, blocks, contradictions) is `kvcalc.document`'s.
 """
 

@@ -4,7 +4,7 @@ A `Component` is one array: its role decides the dtype, its growth law how many 
 fills, its parts how wide one slot is and how tensor parallelism divides it. Kinds produce components,
 engines turn them into tensors; neither needs to know the other.
 
-Named tuples, because a frozen dataclass costs half a millisecond of every start; `rule` keeps laws with equal
+Named tuples; `rule` keeps laws with equal
 numbers apart (a tuple equals any tuple with the same items).
 """
 

@@ -1,7 +1,7 @@
 """Every way a layer caches. This is the one list: schema, docs and tests walk it.
 
-To add a kind: its dataclass in a file of this package, and its line in `_KINDS`. Modules are imported when a model
-needs them: a frozen dataclass costs half a millisecond of every start.
+To add a kind: its record in a file of this package, and its line in `_KINDS`. Modules are imported when a model
+needs them: a start pays for every class it defines.
 """
 
 from __future__ import annotations

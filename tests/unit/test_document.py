@@ -132,7 +132,7 @@ def test_absent_fields_stay_absent() -> None:
 
 
 def test_plain() -> None:
-    """A dataclass as a dict: defaults left out, the kind always kept, nested ones included."""
+    """A record as a dict: defaults left out, the kind always kept, nested ones included."""
     kind = HeadAttention(kind="mha", heads=2, head_dim=4, window=8)
     assert plain(kind) == {"kind": "mha", "heads": 2, "head_dim": 4, "window": 8}
     assert plain(NoCache()) == {"kind": "none"}
