@@ -9,13 +9,17 @@ from typing import Any, Literal, NotRequired, TypedDict, get_args, get_origin, g
 
 from kvcalc.core.result import (
     Advice,
+    AdvisedModel,
     CacheRecord,
+    Decision,
     EngineFitRecord,
     EngineInfo,
     FitRecord,
     GpuInfo,
+    HeldRecord,
     LayoutInfo,
     LedgerLine,
+    LeverRecord,
     MeasureRecord,
     ModelInfo,
     PlanRow,
@@ -121,6 +125,32 @@ class PlanAnswer(_Header):
     results: list[PlanRow]
 
 
+class AdviseAnswer(_Header):
+    """`kvcalc advise`: null where no model was named, or the engine refuses it (refusal says why).
+
+    bottleneck: engine, weights, model_max_context, state, cache or none. cache_equals_weights_tokens: up to this
+    context the asked sessions' cache is no larger than the weights (null: at any). results: every model looked at.
+    """
+
+    model: ModelInfo | None
+    engine: EngineInfo
+    exactness: str
+    assumptions: list[str]
+    warnings: list[str]
+    now: HeldRecord | None
+    refusal: str | None
+    bottleneck: str | None
+    per_session_bytes: int | None
+    fixed_bytes_per_session: int | None
+    marginal_bytes_per_token: int | None
+    mha_ratio: float | None
+    cache_equals_weights_tokens: int | None
+    levers: list[LeverRecord]
+    variants: list[VariantRecord]
+    results: list[AdvisedModel]
+    decision: list[Decision]
+
+
 class OffloadAnswer(_Header):
     """`kvcalc offload`: session_bytes as stored by all ranks; copy_bytes of one undivided copy, no chunks."""
 
@@ -222,6 +252,7 @@ ANSWERS: dict[str, Any] = {
     "compare": CompareAnswer,
     "sessions": SessionsAnswer,
     "plan": PlanAnswer,
+    "advise": AdviseAnswer,
     "offload": OffloadAnswer,
     "transfer": TransferAnswer,
     "variants": VariantsAnswer,

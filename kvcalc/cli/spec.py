@@ -97,6 +97,11 @@ _PLAN = (
     Opt("max_gpus", ("--max-gpus",), "N", "GPUs of one replica at most (default 64)."),
     Opt("rows", ("--rows",), "N", "Sets to show (default 10)."),
 )
+#: Advice starts from a GPU: a pool could say nothing about another one.
+_ADVICE = (
+    *(option for option in _POOL if option.name != "pool"),
+    Opt("rows", ("--rows",), "N", "Models to show (default 10; JSON and CSV have all)."),
+)
 _GATE = (
     Opt("require_sessions", ("--require-sessions",), "N", "Exit 1 when fewer sessions fit."),
     Opt("require_context", ("--require-context",), "TOKENS", "Exit 1 when a shorter context fits."),
@@ -215,6 +220,16 @@ COMMANDS: dict[str, Spec] = {
         "--kv-dtype bf16,fp8 --input p50=900,p95=3000 --output p50=150,p95=800",
         _ONE,
         (*_PLAN, *_WORKLOAD, *_CACHE, *_POOL, *_MODELS, *_OUTPUT),
+    ),
+    "advise": Spec(
+        "What binds, which change helps most, which models would hold it.",
+        "Whether the asked load fits, what binds, and in numbers what would change that: KV type, layout, more or "
+        "bigger GPUs, a shorter context, host memory, another attention, another model. Without TARGET it ranks the "
+        "shipped models on the GPUs. Exit 0 whenever it has advice; `fit` is the gate.\n\n"
+        "Example: kvcalc advise llama3.1-70b --gpu h100-80gb:4 -c 128k -n 50\n\n"
+        "Example: kvcalc advise --gpu h100-80gb:4 -c 128k -n 50 --rows 5",
+        Argument("target", "[TARGET]", required=False),
+        (*_CACHE, *_ADVICE, *_MODELS, *_OUTPUT),
     ),
     "offload": Spec(
         "Idle sessions in host memory and on disk.",

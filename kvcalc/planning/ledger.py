@@ -68,10 +68,11 @@ class LedgerAsk(NamedTuple):
 
 
 class Lever(NamedTuple):
-    """One change of flags that would leave more for the cache."""
+    """One change of flags that would leave more for the cache; options: the engine's, as they would be."""
 
     change: str
     gain_bytes: int
+    options: Mapping[str, Any] = MappingProxyType({})
 
 
 class Ledger(NamedTuple):
@@ -163,7 +164,7 @@ def levers(ask: LedgerAsk) -> list[Lever]:
     for change, options in rest.levers:
         gain = build_ledger(ask._replace(options={**ask.options, **options})).pool_bytes - now
         if gain > 0:
-            found.append(Lever(change, gain))
+            found.append(Lever(change, gain, options))
     return sorted(found, key=lambda lever: -lever.gain_bytes)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from kvcalc.render.parts import Answer, context, engine, kinds, load, page, report_sheets, session_notes, size, why_not
 from kvcalc.render.sheet import Cell, Column, Page, Sheet, bar, number
+from kvcalc.render.views_advise import advise_page
 from kvcalc.render.views_engines import engines_compare_page
 from kvcalc.render.views_fit import fit_page
 from kvcalc.render.views_lists import dtypes_page, engines_page, gpus_page, import_page, models_page, validate_page
@@ -220,6 +221,7 @@ VIEWS: dict[str, Callable[[Answer], Page]] = {
     "explain-log": explain_log_page,
     "sessions": sessions_page,
     "plan": plan_page,
+    "advise": advise_page,
     "offload": offload_page,
     "transfer": transfer_page,
     "models": models_page,
