@@ -36,15 +36,20 @@ def load_target(text: str, registry: Registry) -> Target:
     A registry name or alias wins; anything with a slash, a known suffix, or that exists on disk is a path;
     `hf:org/name[@revision]` is the hub, and the only form that uses the network.
 
-    Raises: UsageError for an unknown name; ModelFileError for a file that cannot be used.
+    Raises: UsageError for an unknown name or a closed model; ModelFileError for a file that cannot be used.
     """
     if not text or len(text) > 4096 or "\x00" in text:
         raise UsageError(f"{short(text)} is no model", fix="name a shipped model or a file", field="target")
-    if text.startswith("hf:"):
-        return _hub(text)
     looks_like_path = "/" in text or os.sep in text or text.lower().endswith(_SUFFIXES)
     if not looks_like_path and registry.has_model(text):
         return Target(model=registry.model(text), origin=f"registry:{text}")
+    if not os.path.exists(text):  # noqa: PTH110
+        from kvcalc.closed import closed_model
+
+        if (closed := closed_model(text, registry)) is not None:
+            raise closed
+    if text.startswith("hf:"):
+        return _hub(text)
     if looks_like_path or os.path.exists(text):  # noqa: PTH110
         return load_path(text)
     return Target(model=registry.model(text), origin=f"registry:{text}")  # raises with near names
