@@ -37,6 +37,10 @@ def main(arguments: list[str]) -> int:
 
 def _call(arguments: list[str]) -> object:
     """Run the command: a plain call without importing typer, anything else through it."""
+    if arguments[:1] == ["__complete"]:  # a shell asks at each Tab
+        from kvcalc.cli.complete import run
+
+        return run(arguments[1:])
     from kvcalc.cli.quick import parse
 
     plain = parse(arguments)

@@ -46,10 +46,11 @@ def closed_model(text: str, registry: Registry) -> UsageError | None:
     for maker, words, own in _KNOWN:
         if words.match(name):
             instead = [model for model in dict.fromkeys((*own, *_GENERAL)) if registry.has_model(model)][:_SHOWN]
+            ranks = "`kvcalc advise --gpu h100-80gb:8 -c 128k` ranks them all"
             return UsageError(
-                f"{short(text)} is closed: {maker} serves it over an API only and its shapes are unpublished, so no number "
-                "about its cache can be right, and it cannot be self-hosted",
-                fix=f"open models instead: {', '.join(instead)}; `kvcalc advise --gpu h100-80gb:8 -c 128k` ranks them all",
+                f"{short(text)} is closed: {maker} serves it over an API only and its shapes are unpublished, so no "
+                "number about its cache can be right, and it cannot be self-hosted",
+                fix=f"open models instead: {', '.join(instead)}; {ranks}",
                 field="target",
                 value=text,
             )

@@ -131,40 +131,55 @@ _WORKLOAD = (
 _ONE = Argument("target", "TARGET")
 _WORD = Argument("match", "[WORD]", required=False)
 
+
+def examples(spec: Spec) -> list[str]:
+    """The command lines of a command's help, each a paragraph of its own."""
+    found = [part.partition("Example: ") for part in spec.text.split("\n\n")]
+    return [line for before, word, line in found if word and not before]
+
+
 COMMANDS: dict[str, Spec] = {
     "compare": Spec(
         "Models side by side: bytes per token, cache, max context, sessions.",
         "Models side by side on one GPU type: bytes per token, cache per session, ratio to their own MHA form, max "
-        "context, sessions; with --layouts the same GPUs divided in several ways (compare deepseek-v3 --gpu h200 "
-        "--gpus 8 --layouts tp8,dp8ep8,tp2dp4).\n\nExample: kvcalc compare llama3 deepseek-v2 -c 128k --gpu h200",
+        "context, sessions; with --layouts the same GPUs divided in several ways, with --engines one row per engine."
+        "\n\nExample: kvcalc compare llama3 deepseek-v2 -c 128k --gpu h200"
+        "\n\nExample: kvcalc compare deepseek-v3 --gpu h200 --gpus 8 --layouts tp8,dp8ep8,tp2dp4"
+        "\n\nExample: kvcalc compare gemma3-27b --engines vllm,sglang,llama.cpp -c 32k --pool 24GiB",
         Argument("targets", "TARGET...", many=True),
         (*_CACHE, *_ENGINES, *_LAYOUTS, *_POOL, *_MODELS, *_MEASURE, *_OUTPUT),
     ),
     "size": Spec(
         "Bytes of a context x sessions, component by component.",
         "Bytes of a context x sessions, component by component.\n\n"
-        "Example: kvcalc size gemma3-27b -c 128k -n 4 --kv-dtype fp8",
+        "Example: kvcalc size gemma3-27b -c 128k -n 4 --kv-dtype fp8"
+        "\n\nExample: kvcalc size my-model.yaml -c 32k --json"
+        "\n\nExample: kvcalc size qwen3-8b -c 40k -e llama.cpp --kv-dtype k=q8_0,v=q4_0",
         _ONE,
         (*_CACHE, *_MODELS, *_MEASURE, *_OUTPUT),
     ),
     "explain": Spec(
         "The formula with this model's integers in it.",
         "The formula filled with this model's integers, term by term, and where each rule was read.\n\n"
-        "Example: kvcalc explain qwen3-next-80b -c 128k",
+        "Example: kvcalc explain qwen3-next-80b -c 128k"
+        "\n\nExample: kvcalc explain deepseek-v3 -c 32k --tp 8",
         _ONE,
         (*_CACHE, *_MODELS, *_OUTPUT),
     ),
     "variants": Spec(
         "The same model as MHA, GQA, MQA, MLA, windowed, hybrid.",
         "The same model as MHA, GQA, MQA, MLA, windowed and hybrid, at equal budget.\n\n"
-        "Example: kvcalc variants llama3 -c 32k",
+        "Example: kvcalc variants llama3 -c 32k"
+        "\n\nExample: kvcalc variants llama3 -c 32k --gpu h200 --latent-dim 256",
         _ONE,
         (*_SHAPES, *_CACHE, *_POOL, *_MODELS, *_OUTPUT),
     ),
     "fit": Spec(
         "The GPU's memory, max context, sessions; exit 1 when it does not fit.",
         "The GPU's memory line by line, the longest context and the most sessions; exit 1 when the load does not fit."
-        "\n\nExample: kvcalc fit llama3-70b --gpu h100-80gb --tp 4 -c 32k -n 8",
+        "\n\nExample: kvcalc fit llama3-70b --gpu h100-80gb --tp 4 -c 32k -n 8"
+        "\n\nExample: kvcalc fit llama3.1-8b -e vllm --gpu l40s -c 32k --require-sessions 3"
+        "\n\nExample: kvcalc fit qwen3-8b --pool 24GiB -c 32k --format csv",
         _ONE,
         (*_CACHE, *_ENGINES, *_POOL, *_LOG, *_GATE, *_MODELS, *_MEASURE, *_OUTPUT),
     ),
@@ -195,7 +210,8 @@ COMMANDS: dict[str, Spec] = {
         "What an engine's start-up log or refusal means, and what to change.",
         "Reads what vLLM, SGLang, llama.cpp, Ollama or TensorRT-LLM printed at start-up (FILE, or - for standard "
         "input): what each number means, whether it agrees with a model, what to change.\n\n"
-        "Example: kvcalc explain-log server.log --model llama3.1-8b",
+        "Example: kvcalc explain-log server.log --model llama3.1-8b"
+        "\n\nExample: kvcalc explain-log server.log --json",
         Argument("file", "FILE|-"),
         (
             Opt("model", ("--model",), "TARGET", "The model that was served: recompute the log's numbers."),
@@ -208,7 +224,8 @@ COMMANDS: dict[str, Spec] = {
         "How many sessions of real lengths a pool holds, and what binds.",
         "How many sessions of real prompt and output lengths a pool holds before new requests wait; with -n, what "
         "happens at that number.\n\nExample: kvcalc sessions llama3.1-8b -e vllm --gpu h100-80gb "
-        "--input p50=900,p95=3000 --output p50=150,p95=800",
+        "--input p50=900,p95=3000 --output p50=150,p95=800"
+        "\n\nExample: kvcalc sessions llama3.1-8b -e vllm --pool 40GiB --input 2k --output 256 -n 60",
         _ONE,
         (*_WORKLOAD, *_CACHE, *_POOL, *_LOG, *_MODELS, *_OUTPUT),
     ),
@@ -217,7 +234,8 @@ COMMANDS: dict[str, Spec] = {
         "The cheapest sets of GPUs that hold so many sessions at once: GPU type, layout, replicas, headroom, "
         "flags, cost. --gpu and --kv-dtype take lists.\n\n"
         "Example: kvcalc plan llama3.3-70b --users 200 --gpu h100-80gb,h200,b200 "
-        "--kv-dtype bf16,fp8 --input p50=900,p95=3000 --output p50=150,p95=800",
+        "--kv-dtype bf16,fp8 --input p50=900,p95=3000 --output p50=150,p95=800"
+        "\n\nExample: kvcalc plan deepseek-v3 --users 50 -c 32k --gpu h200",
         _ONE,
         (*_PLAN, *_WORKLOAD, *_CACHE, *_POOL, *_MODELS, *_OUTPUT),
     ),
@@ -247,20 +265,22 @@ COMMANDS: dict[str, Spec] = {
     ),
     "models": Spec(
         "The shipped models.",
-        "The shipped models, all or those with WORD in a name.\n\nExample: kvcalc models qwen3",
+        "The shipped models, all or those with WORD in a name.\n\nExample: kvcalc models qwen3"
+        "\n\nExample: kvcalc models --json",
         _WORD,
         (*_MODELS, *_OUTPUT),
     ),
     "gpus": Spec(
         "The known GPUs, in the bytes their driver reports.",
         "The known GPUs, in the bytes their driver reports, all or those with WORD in a name.\n\n"
-        "Example: kvcalc gpus h100",
+        "Example: kvcalc gpus h100"
+        "\n\nExample: kvcalc gpus --format csv",
         _WORD,
         _OUTPUT,
     ),
     "engines": Spec(
         "The engines, or one engine's options.",
-        "The engines, or one engine's options.\n\nExample: kvcalc engines ideal",
+        "The engines, or one engine's options.\n\nExample: kvcalc engines ideal\n\nExample: kvcalc engines vllm",
         Argument("name", "[ENGINE]", required=False),
         _OUTPUT,
     ),
@@ -273,7 +293,8 @@ COMMANDS: dict[str, Spec] = {
     "import": Spec(
         "A config.json, GGUF or hub model as a model YAML.",
         "Writes the model YAML of a Hugging Face config.json (or its folder), a GGUF header or hf:org/name, and notes "
-        "in it what was derived and why.\n\nExample: kvcalc import my-model.yaml --name mine",
+        "in it what was derived and why.\n\nExample: kvcalc import my-model.yaml --name mine"
+        "\n\nExample: kvcalc import my-model.yaml -o mine.yaml",
         Argument("source", "SRC"),
         (
             Opt("output", ("-o", "--output"), "FILE", "Write here instead of printing."),
@@ -292,8 +313,17 @@ COMMANDS: dict[str, Spec] = {
     ),
     "schema": Spec(
         "JSON Schema of a model file, or of an answer.",
-        "JSON Schema of a model file, or of the JSON that COMMAND answers with.\n\nExample: kvcalc schema fit",
+        "JSON Schema of a model file, or of the JSON that COMMAND answers with.\n\nExample: kvcalc schema fit"
+        "\n\nExample: kvcalc schema model",
         Argument("of", "[model|COMMAND]", required=False),
+        (),
+    ),
+    "completion": Spec(
+        "Tab completion for bash, zsh or fish.",
+        "The script that completes commands, options, models, GPUs, engines and element types: load it in the shell's "
+        "start-up file with `source <(kvcalc completion bash)`, the same with zsh (after compinit), or "
+        "`kvcalc completion fish | source`.\n\nExample: kvcalc completion bash",
+        Argument("shell", "bash|zsh|fish"),
         (),
     ),
 }

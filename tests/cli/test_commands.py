@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shlex
 from pathlib import Path
 
 import jsonschema
@@ -11,7 +12,7 @@ import pytest
 from calling import Call, program
 from sound import TINY
 
-from kvcalc.cli.spec import COMMANDS
+from kvcalc.cli.spec import COMMANDS, examples
 from kvcalc.version import __version__
 
 POOL = ("--pool", "64GiB")
@@ -25,6 +26,7 @@ CALLS: dict[str, list[str]] = {
     "plan": ["llama3.3-70b", "--users", "90", "--gpu", "h100-80gb,l4", "-c", "4k"],
     "offload": ["qwen3-8b", "-n", "3", "-c", "20000", "--host", "1TiB", "--link", "24GB/s"],
     "transfer": ["kimi-k2", "-c", "8150", "--rate", "20", "--link", "50GB/s"],
+    "advise": ["llama3.1-8b", "--gpu", "h100-80gb", "-c", "128k", "-n", "50", "-e", "vllm"],
     "fit": ["llama3-70b", "--gpu", "h100-80gb:8", "-c", "32k", "-n", "4"],
     "measure": ["docs/measurements/cpu/llama-3-8b-c8k-n1-bf16-tp1.json", "--check"],
     "explain-log": ["tests/data/logs/vllm-10517.log", "--model", "llama3.1-8b"],
@@ -46,8 +48,8 @@ def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_command_is_called_here() -> None:
-    """The table of calls has every command but `schema`, which prints a schema."""
-    assert set(CALLS) | {"schema"} == set(COMMANDS)
+    """The table of calls has every command but `schema` and `completion`, which print a schema and a script."""
+    assert set(CALLS) | {"schema", "completion"} == set(COMMANDS)
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -290,12 +292,17 @@ def test_help(call: Call, command: str) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_examples_work(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
-    """The example in each command's help runs as it stands."""
+    """Every example in each command's help runs as it stands."""
     (tmp_path / "my-model.yaml").write_text(TINY)
     (tmp_path / "server.log").write_text("GPU KV cache size: 31,232 tokens\n")
     monkeypatch.chdir(tmp_path)
-    example = COMMANDS[command].text.partition("Example: kvcalc ")[2].partition("\n\n")[0].split()
-    assert call(*example).code == 0
+    lines = examples(COMMANDS[command])
+    assert lines
+    assert COMMANDS[command].text.count("Example: ") == len(lines)
+    for line in lines:
+        program_name, *arguments = shlex.split(line)
+        assert (program_name, arguments[0]) == ("kvcalc", command)
+        assert call(*arguments).code == 0, line
 
 
 def test_as_a_program_in_a_pipe() -> None:
