@@ -115,14 +115,19 @@ def gpus_table() -> str:
     return table([f"GPU ({len(rows)})", "product", "bytes", "total is"], rows)
 
 
-def accuracy(name: str) -> str:
-    """A table of scripts/accuracy.py, which lies beside this file."""
-    spec = importlib.util.spec_from_file_location("kvcalc_accuracy", Path(__file__).with_name("accuracy.py"))
+def beside(script: str, name: str) -> str:
+    """What the function `name` of a script that lies beside this file returns."""
+    spec = importlib.util.spec_from_file_location(f"kvcalc_{script}", Path(__file__).with_name(f"{script}.py"))
     if spec is None or spec.loader is None:
-        raise SystemExit("scripts/accuracy.py is missing")
+        raise SystemExit(f"scripts/{script}.py is missing")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return str(getattr(module, name)())
+
+
+def accuracy(name: str) -> str:
+    """A table of scripts/accuracy.py."""
+    return beside("accuracy", name)
 
 
 #: One shipped model per way of caching, for the page that sets engines beside kinds.
@@ -205,11 +210,12 @@ def stale() -> list[Path]:
 
 
 def schema_files() -> dict[Path, str]:
-    """The published JSON Schemas: of a model file and of each command's answer."""
+    """Generated files: the JSON Schemas of a model file and of each command's answer, and the man page."""
     from kvcalc.answers.schemas import ANSWERS, schema_of
     from kvcalc.render.jsonout import json_text
 
-    return {ROOT / "docs" / "schema" / f"{name}.json": json_text(schema_of(name)) for name in ("model", *ANSWERS)}
+    schemas = {ROOT / "docs" / "schema" / f"{name}.json": json_text(schema_of(name)) for name in ("model", *ANSWERS)}
+    return schemas | {ROOT / "docs" / "man" / "kvcalc.1": beside("man", "man_page")}
 
 
 def main(arguments: list[str]) -> int:
