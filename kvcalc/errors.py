@@ -15,7 +15,7 @@ EXIT_BUG = 70
 
 EXIT_CODES: dict[int, str] = {
     EXIT_OK: "ok",
-    EXIT_DOES_NOT_FIT: "the answer is 'does not fit', or the engine refuses to run this",
+    EXIT_DOES_NOT_FIT: "the answer is 'does not fit', the engine refuses to run this, or `doctor` found a problem",
     EXIT_USAGE: "usage: unknown model, GPU or dtype, bad option or value",
     EXIT_MODEL_FILE: "a model file is malformed, contradictory or incomplete",
     EXIT_CANNOT_MEASURE: "cannot measure here: no torch, no device, not enough memory",

@@ -40,8 +40,8 @@ def man_page() -> str:
         r"[\fITARGET\fR] [\fIoptions\fR]",
         ".SH DESCRIPTION",
         *_text(
-            "How many bytes a model's KV cache takes, how long a context and how many sessions fit, as the serving engine "
-            "really allocates it. A printed number is either equal to what the engine does, or labelled as not."
+            "How many bytes a model's KV cache takes, how long a context and how many sessions fit, as the serving "
+            "engine really allocates it. A printed number is either equal to what the engine does, or labelled as not."
         ),
         ".PP",
         *_text("128k means 131072 tokens. GiB is 2**30 bytes, GB is 10**9."),
@@ -53,7 +53,7 @@ def man_page() -> str:
         lines += _command(name, spec)
     lines += [".SH OPTIONS", *_options(), ".SH EXIT STATUS", *_listed({str(c): t for c, t in EXIT_CODES.items()})]
     lines += [".SH ENVIRONMENT", *_listed(_ENVIRONMENT), ".SH FILES"]
-    lines += _listed({"~/.cache/kvcalc/": "checked model files under the hash of their content; may be deleted at any time"})
+    lines += _listed({"~/.cache/kvcalc/": "model files as they were checked; may be deleted at any time"})
     lines += [".SH SEE ALSO", *_text("nvidia-smi(1)"), ".PP", *_text("kvcalc COMMAND --help explains one command.")]
     return "\n".join(lines) + "\n"
 

@@ -14,6 +14,7 @@ from kvcalc.core.result import (
     Decision,
     EngineFitRecord,
     EngineInfo,
+    Finding,
     FitRecord,
     GpuInfo,
     HeldRecord,
@@ -24,6 +25,7 @@ from kvcalc.core.result import (
     ModelInfo,
     PlanRow,
     Requirement,
+    SeenDevice,
     SessionLimits,
     SessionLoad,
     Term,
@@ -238,6 +240,14 @@ class ImportAnswer(_Header):
     results: list[dict[str, str]]
 
 
+class DoctorAnswer(_Header):
+    """`kvcalc doctor`: what was looked at; problems: how many of it do not work."""
+
+    problems: int
+    devices: list[SeenDevice]
+    results: list[Finding]
+
+
 class ListAnswer(_Header):
     """`kvcalc models`, `gpus`, `engines`, `dtypes`, `validate`: one record per row."""
 
@@ -259,6 +269,7 @@ ANSWERS: dict[str, Any] = {
     "measure": MeasureAnswer,
     "explain-log": ExplainLogAnswer,
     "import": ImportAnswer,
+    "doctor": DoctorAnswer,
     **dict.fromkeys(("models", "gpus", "engines", "dtypes", "validate"), ListAnswer),
 }
 

@@ -105,7 +105,7 @@ def _prefixed(prefix: str, found: Offer) -> Offer:
 
 
 def _plain(*words: str) -> Callable[[str, Mapping[str, list[str]]], Offer]:
-    return lambda current, typed: _begin([(word, "") for word in words], current)
+    return lambda current, _typed: _begin([(word, "") for word in words], current)
 
 
 def _value(option: Opt, current: str, typed: Mapping[str, list[str]]) -> Offer:
@@ -143,7 +143,7 @@ def _models(current: str, typed: Mapping[str, list[str]]) -> Offer:
     return _begin(words, current)
 
 
-def _gpus(current: str, typed: Mapping[str, list[str]]) -> Offer:
+def _gpus(current: str, _typed: Mapping[str, list[str]]) -> Offer:
     """GPU names; after the colon how many; after a comma the next one."""
     from kvcalc.registry import load_registry
 
@@ -159,7 +159,7 @@ def _gpus(current: str, typed: Mapping[str, list[str]]) -> Offer:
     return _prefixed(done + comma, _begin(words, last))
 
 
-def _engines(current: str, typed: Mapping[str, list[str]]) -> Offer:
+def _engines(current: str, _typed: Mapping[str, list[str]]) -> Offer:
     """Engine names; after @ the versions of one."""
     from kvcalc.engines import engine_names, get_engine
 
@@ -191,7 +191,7 @@ def _engine_options(current: str, typed: Mapping[str, list[str]]) -> Offer:
     return _prefixed(f"{key}=", _begin([(choice, "") for choice in choices], value))
 
 
-def _dtypes(current: str, typed: Mapping[str, list[str]]) -> Offer:
+def _dtypes(current: str, _typed: Mapping[str, list[str]]) -> Offer:
     from kvcalc.dtypes import DTYPES
 
     words = [(name, f"{dtype.bits_per_element:g} bits per element") for name, dtype in DTYPES.items()]
@@ -211,7 +211,7 @@ def _kv_dtypes(current: str, typed: Mapping[str, list[str]]) -> Offer:
     return _prefixed(done + comma, Offer([*found.words, *roles], nospace=alone))
 
 
-def _schemas(current: str, typed: Mapping[str, list[str]]) -> Offer:
+def _schemas(current: str, _typed: Mapping[str, list[str]]) -> Offer:
     without = ("schema", "completion")
     return _begin([("model", "a model file"), *((name, "") for name in COMMANDS if name not in without)], current)
 

@@ -318,6 +318,13 @@ COMMANDS: dict[str, Spec] = {
         Argument("of", "[model|COMMAND]", required=False),
         (),
     ),
+    "doctor": Spec(
+        "What this installation is made of, and what is broken in it.",
+        "Versions and their ranges, extras, devices, models, cache and terminal; for each problem what to do. Exit 1 "
+        "when there is one.\n\nExample: kvcalc doctor\n\nExample: kvcalc doctor --json",
+        None,
+        (*_MODELS, *_OUTPUT),
+    ),
     "completion": Spec(
         "Tab completion for bash, zsh or fish.",
         "The script that completes commands, options, models, GPUs, engines and element types: load it in the shell's "

@@ -391,6 +391,25 @@ class Decision(TypedDict):
     text: str
 
 
+class Finding(TypedDict):
+    """One thing that `doctor` looked at. status: ok, absent (optional), note or problem; fix: what to do about it."""
+
+    area: str
+    item: str
+    value: str
+    status: str
+    fix: str | None
+
+
+class SeenDevice(TypedDict):
+    """A device that torch can allocate on; total_bytes as the runtime counts them."""
+
+    device: str
+    name: str
+    total_bytes: int
+    driver: str | None
+
+
 class Term(TypedDict):
     """One product of the formula, with this model's integers."""
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from kvcalc.render.parts import Answer, context, engine, kinds, load, page, report_sheets, session_notes, size, why_not
 from kvcalc.render.sheet import Cell, Column, Page, Sheet, bar, number
 from kvcalc.render.views_advise import advise_page
+from kvcalc.render.views_doctor import doctor_page
 from kvcalc.render.views_engines import engines_compare_page
 from kvcalc.render.views_fit import fit_page
 from kvcalc.render.views_lists import dtypes_page, engines_page, gpus_page, import_page, models_page, validate_page
@@ -230,4 +231,5 @@ VIEWS: dict[str, Callable[[Answer], Page]] = {
     "dtypes": dtypes_page,
     "validate": validate_page,
     "import": import_page,
+    "doctor": doctor_page,
 }

@@ -32,6 +32,7 @@ CALLS: dict[str, list[str]] = {
     "explain-log": ["tests/data/logs/vllm-10517.log", "--model", "llama3.1-8b"],
     "import": ["model_configs/deepseek-v2.yaml"],
     "models": ["qwen3"],
+    "doctor": [],
     "gpus": ["h100"],
     "engines": ["ideal"],
     "dtypes": [],
