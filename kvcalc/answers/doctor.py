@@ -11,6 +11,7 @@ import platform
 import re
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from kvcalc.answers.common import header
@@ -32,6 +33,8 @@ EXTRAS = {
     "notebook": "tables in notebooks",
 }
 _OLDEST_PYTHON = (3, 11)
+#: Packages that are imported under another name.
+_MODULES = {"pyyaml": "yaml"}
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 _CONDITION = re.compile(r"(>=|<=|==|!=|~=|<|>)\s*([0-9][0-9A-Za-z.*+!-]*)")
 
@@ -111,6 +114,11 @@ def _package(needed: str) -> Finding:
         return finding("dependency", name, "not installed", "problem", f"pip install '{needed.strip()}'")
     if not satisfies(version, needed):
         return finding("dependency", name, f"{version}, needs {wants}", "problem", f"pip install '{needed.strip()}'")
+    try:
+        import_module(_MODULES.get(name.lower(), name.replace("-", "_")))
+    except Exception as error:  # noqa: BLE001 - a half-removed package raises anything
+        fix = f"pip install --force-reinstall '{needed.strip()}'"
+        return finding("dependency", name, f"{version}, does not import: {_said(error)}", "problem", fix)
     return finding("dependency", name, f"{version} ({wants})")
 
 

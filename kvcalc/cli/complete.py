@@ -8,13 +8,18 @@ reads the table of commands and imports no typer.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
 
-from kvcalc.cli.spec import COMMANDS, Argument, Opt, Spec
+from kvcalc.cli.spec import COMMANDS
+from kvcalc.core.light import NamedTuple
 
-#: candidate, what it is.
-Word = tuple[str, str]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from kvcalc.cli.spec import Argument, Opt, Spec
+
+    #: candidate, what it is.
+    Word = tuple[str, str]
 
 _CONTEXTS = ("4k", "8k", "16k", "32k", "64k", "128k", "256k", "1m")
 _DEGREES = ("1", "2", "4", "8", "16", "32", "64")
