@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 #: Models shown to a person.
 ROWS = 10
+_DIVIDED = "the largest tensor parallel degree that each model's engine takes, replicas where ranks would repeat heads"
 
 
 class Shipped(NamedTuple):
@@ -99,7 +100,7 @@ def advise_models(ask: Ask, gpu: Gpu, shipped: Shipped) -> dict[str, Any]:
         "model": None,
         "engine": engine_info(engine, version),
         "exactness": weakest(*held) if held else "estimate",
-        "assumptions": [*said, "a model on several GPUs: the largest tensor parallel degree its engine takes"],
+        "assumptions": [*said, *([_DIVIDED] if count > 1 else [])],
         "warnings": [],
         **dict.fromkeys(("now", "refusal", "bottleneck", "per_session_bytes", "fixed_bytes_per_session")),
         **dict.fromkeys(("marginal_bytes_per_token", "mha_ratio", "cache_equals_weights_tokens")),
@@ -151,6 +152,7 @@ def _assumptions(target: Target, now: Judged | None, count: int, gpu: Gpu) -> li
     return [
         *said,
         f"similar size: parameters within x 0.5 to x 2, all experts counted, on {count} x {gpu.name}",
+        *([_DIVIDED] if count > 1 else []),
         "levers change one thing each and keep the rest",
     ]
 

@@ -16,7 +16,8 @@ from kvcalc.planning.layouts import Division, divisors
 from kvcalc.targets import Target
 
 if TYPE_CHECKING:
-    from kvcalc.core.result import FitRecord, HeldRecord
+    from kvcalc.core.advised import HeldRecord
+    from kvcalc.core.result import FitRecord
 
 
 class Judged(NamedTuple):

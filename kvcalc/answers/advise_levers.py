@@ -20,7 +20,7 @@ from kvcalc.planning.weights import checkpoint
 from kvcalc.targets import Target
 
 if TYPE_CHECKING:
-    from kvcalc.core.result import HeldRecord, LeverRecord
+    from kvcalc.core.advised import HeldRecord, LeverRecord
 
 #: Cache types tried: what engines of today take somewhere. Narrower ones than the present are asked for, and an
 #: engine's refusal is part of the answer.

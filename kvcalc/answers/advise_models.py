@@ -13,7 +13,7 @@ from kvcalc.errors import KvcalcError
 from kvcalc.targets import Target
 
 if TYPE_CHECKING:
-    from kvcalc.core.result import AdvisedModel
+    from kvcalc.core.advised import AdvisedModel
 
 #: "Similar size": at least half and at most twice the parameters, all experts counted.
 SMALLER, LARGER = (1, 2), (2, 1)

@@ -12,7 +12,8 @@ from kvcalc.core.model import Model
 from kvcalc.units import gib, tokens_short
 
 if TYPE_CHECKING:
-    from kvcalc.core.result import AdvisedModel, Decision, FitRecord, HeldRecord, LeverRecord, VariantRecord
+    from kvcalc.core.advised import AdvisedModel, Decision, HeldRecord, LeverRecord
+    from kvcalc.core.result import FitRecord, VariantRecord
 
 #: A cache below this share of the GPU, in percent, is not what to save on.
 _SMALL_PERCENT = 5

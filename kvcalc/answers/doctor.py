@@ -21,7 +21,7 @@ from kvcalc.registry import Registry, bundled_dir, load_registry, package_dir
 from kvcalc.version import __version__
 
 if TYPE_CHECKING:
-    from kvcalc.core.result import Finding
+    from kvcalc.core.advised import Finding
 
 #: What an extra is for; one that is not here is shown without words.
 EXTRAS = {

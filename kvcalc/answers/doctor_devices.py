@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from kvcalc.units import MIB, gib
 
 if TYPE_CHECKING:
-    from kvcalc.core.result import Finding, SeenDevice
+    from kvcalc.core.advised import Finding, SeenDevice
 
 _SECONDS = 120
 _SMI = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]

@@ -7,25 +7,20 @@ from operator import or_
 from types import UnionType
 from typing import Any, Literal, NotRequired, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
 
+from kvcalc.core.advised import AdvisedModel, Decision, Finding, HeldRecord, LeverRecord, SeenDevice
 from kvcalc.core.result import (
     Advice,
-    AdvisedModel,
     CacheRecord,
-    Decision,
     EngineFitRecord,
     EngineInfo,
-    Finding,
     FitRecord,
     GpuInfo,
-    HeldRecord,
     LayoutInfo,
     LedgerLine,
-    LeverRecord,
     MeasureRecord,
     ModelInfo,
     PlanRow,
     Requirement,
-    SeenDevice,
     SessionLimits,
     SessionLoad,
     Term,

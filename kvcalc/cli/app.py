@@ -59,7 +59,9 @@ def build_command(name: str, called: Callable[[str, dict[str, Any]], int] = run_
     function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     settings = {"help_option_names": ["-h", "--help"]}
-    single.command(name, help=spec.text, short_help=spec.summary, context_settings=settings)(function)
+    # \b: click leaves the paragraph as it is, so that an example can be copied.
+    text = spec.text.replace("\n\nExample: ", "\n\n\b\nExample: ")
+    single.command(name, help=text, short_help=spec.summary, context_settings=settings)(function)
     built = typer.main.get_command(single)
     built.name = name
     return built

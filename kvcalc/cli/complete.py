@@ -140,7 +140,8 @@ def _targets(current: str, typed: Mapping[str, list[str]]) -> Offer:
 def _models(current: str, typed: Mapping[str, list[str]]) -> Offer:
     from kvcalc.registry import load_registry
 
-    registry = load_registry((typed.get("models_dir") or [None])[-1])
+    asked = typed.get("models_dir")
+    registry = load_registry(asked[-1] if asked else None)
     names = registry.model_names()
     words = [(name, "") for name in names]
     if current:
