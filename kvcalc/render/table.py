@@ -42,7 +42,13 @@ def print_table(page: Page, console: Console | None = None) -> None:
             console.print()
             console.print(Text(f"{word}:", style=style))
             for text in texts:
-                for line in wrap(f"- {text}", console.width - 2, initial_indent="  ", subsequent_indent="    "):
+                for line in wrap(
+                    f"- {text}",
+                    console.width - 2,
+                    initial_indent="  ",
+                    subsequent_indent="    ",
+                    break_on_hyphens=False,
+                ):
                     console.print(Text(line, style=style))
     for line in page.footer:
         console.print(Text(line))
