@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 import yaml
 from calling import ROOT, Call
+
+from kvcalc.registry import load_registry
 
 GIB = 2**30
 #: Llama-3.1-8B: 8,030,261,248 parameters of 2 bytes (its safetensors index); 32 layers x 8 heads x 2 x 128 x 2 B.
@@ -224,3 +228,27 @@ def test_a_wrong_question_is_usage(call: Call, given: tuple[str, ...]) -> None:
     done = call("advise", *given)
     assert (done.code, done.out) == (2, "")
     assert done.err.count("\n") == 2
+
+
+def test_an_answer_imports_neither_parser_nor_drawing() -> None:
+    """As JSON it loads no typer, rich, yaml, pydantic or numpy."""
+    probe = "import sys; from kvcalc.__main__ import main; main(sys.argv[1:]); sys.stderr.write(' '.join(sys.modules))"
+    load_registry()
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", probe, "advise", "llama3", "--gpu", "h200", "-n", "9", "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0
+    assert set(done.stderr.split()).isdisjoint({"typer", "click", "rich", "yaml", "pydantic", "numpy"})
+
+
+def test_a_variant_without_the_states_of_its_class(call: Call) -> None:
+    """Inkling's alternatives have no convolutions: SGLang refuses them or sizes them, and never divides by nothing."""
+    given = ("inkling-small", "-e", "sglang", "--gpu", "h100-80gb:8", "-n", "5000")
+    assert call("variants", *given).code == 1
+    answer = call("advise", *given, "--json").answer
+    assert answer["variants"]
+    assert any("tensor-level minimum" in warning for warning in answer["warnings"])

@@ -142,7 +142,7 @@ def read_geometry(model: Model, *, attn_tp: int, pp: int, hybrid_swa: bool) -> G
     swa = hybrid_swa and name in classes.SLIDING and any(a.window for r in rows for a in r.attention)
     full, sliding = (None, None) if compressed else _two_shapes(rows, swa=swa)
     _check(name, rows, full, latent=latent, compressed=compressed)
-    inkling = name == "InklingForConditionalGeneration"
+    inkling = name == "InklingForConditionalGeneration" and any(row.has_state for row in rows)
     state = _inkling_state(model, full, sliding, attn_tp) if inkling else _state(model, attn_tp)
     indexed = any(a.index_dim for row in rows for a in row.attention)
     bounds = pp_bounds(len(rows), pp)
