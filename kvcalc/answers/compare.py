@@ -42,10 +42,10 @@ def comparison(
         **header("compare", {"targets": [target.origin for target in targets], **inputs, "tp": ask.tp}),
         "engine": records[0]["engine"],
         "exactness": weakest(*(record["exactness"] for record in records)),
-        "assumptions": _gathered(
+        "assumptions": gathered(
             [(name, text) for name, record in named for text in record["assumptions"]], len(named)
         ),
-        "warnings": _gathered([(name, text) for name, record in named for text in record["warnings"]], len(named)),
+        "warnings": gathered([(name, text) for name, record in named for text in record["warnings"]], len(named)),
         "results": records,
     }
 
@@ -59,7 +59,7 @@ def one(target: Target, ask: Ask, gpu: Gpu | None) -> tuple[FitRecord, dict[str,
     return record, ready.inputs
 
 
-def _gathered(said: list[tuple[str, str]], models: int) -> list[str]:
+def gathered(said: list[tuple[str, str]], models: int) -> list[str]:
     """Each sentence once; which models it is about, unless it is about all."""
     about: dict[str, list[str]] = {}
     for name, text in said:

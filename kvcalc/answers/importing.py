@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 from kvcalc.answers.common import header
 from kvcalc.document import document_from_model
 from kvcalc.errors import UsageError
+from kvcalc.files import write_whole
 from kvcalc.targets import Target
 from kvcalc.yamldump import dump
 
@@ -45,27 +43,6 @@ def write_new(path: str, text: str, *, force: bool = False) -> None:
 
     Raises: UsageError when the file exists (without `force`) or cannot be written.
     """
-    target = Path(path)
-    if target.exists() and not force:
+    if Path(path).exists() and not force:
         raise UsageError(f"{path} exists", fix="name another file, or add --force", field="output", value=path)
-    try:
-        with NamedTemporaryFile("w", dir=target.parent, prefix=".kvcalc-", delete=False, encoding="utf-8") as stream:
-            stream.write(text)
-        try:
-            Path(stream.name).chmod(0o666 & ~_umask())
-            Path(stream.name).replace(target)
-        except OSError:
-            with suppress(OSError):
-                Path(stream.name).unlink()
-            raise
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {path}: {error.strerror or error}", fix="check the folder", field="output", value=path
-        ) from None
-
-
-def _umask() -> int:
-    """The process's mask, which can only be read by setting it."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
+    write_whole(path, text.encode())

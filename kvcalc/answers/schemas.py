@@ -11,11 +11,13 @@ from kvcalc.core.advised import AdvisedModel, Decision, Finding, HeldRecord, Lev
 from kvcalc.core.result import (
     Advice,
     CacheRecord,
+    Curve,
     EngineFitRecord,
     EngineInfo,
     FitRecord,
     GpuInfo,
     LayoutInfo,
+    LedgerBar,
     LedgerLine,
     MeasureRecord,
     ModelInfo,
@@ -181,6 +183,16 @@ class TransferAnswer(_Header):
     milli_in_flight: int | None
 
 
+class PlotAnswer(_Header):
+    """`kvcalc plot`: a record per model, engine and KV type that is drawn, and `refused` for those that are not."""
+
+    exactness: str
+    assumptions: list[str]
+    warnings: list[str]
+    results: list[Curve | LedgerBar]
+    refused: list[RefusedEngine]
+
+
 class VariantsAnswer(_Header):
     """`kvcalc variants`: the model as shipped first."""
 
@@ -260,6 +272,7 @@ ANSWERS: dict[str, Any] = {
     "advise": AdviseAnswer,
     "offload": OffloadAnswer,
     "transfer": TransferAnswer,
+    "plot": PlotAnswer,
     "variants": VariantsAnswer,
     "measure": MeasureAnswer,
     "explain-log": ExplainLogAnswer,

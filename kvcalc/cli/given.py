@@ -210,13 +210,20 @@ class Given(NamedTuple):
 
         Raises: UsageError for an unknown format.
         """
+        write(answer, self.format())
+
+    def format(self) -> str | None:
+        """The format asked for, or None.
+
+        Raises: UsageError for an unknown one, or two.
+        """
         chosen = self.values.get("format")
         if chosen is not None and chosen not in FORMATS:
             raise UsageError(f"unknown format {short(chosen)}", fix=f"one of: {', '.join(FORMATS)}", field="format")
         as_json = bool(self.values.get("json"))
         if as_json and chosen not in (None, "json"):
             raise UsageError(f"--json and --format {chosen} contradict", fix="keep one of them", field="format")
-        write(answer, "json" if as_json else chosen)
+        return "json" if as_json else chosen
 
 
 def read_gpu(text: str | None) -> tuple[str | None, int | None]:

@@ -128,6 +128,13 @@ _WORKLOAD = (
     Opt("wait", ("--wait",), "SHARE", "Accepted share of requests that wait (default 0.01)."),
     Opt("preempt", ("--preempt",), "SHARE", "Accepted preemptions per request."),
 )
+_PLOT = (
+    Opt("what", ("--what",), "WHAT", "context (bytes), sessions or ledger (one GPU's memory); default: context."),
+    Opt("output", ("--output",), "FILE", "Write a .png, .svg or .html instead of drawing here."),
+    Opt("scale", ("--scale",), "HOW", "log or linear axes (default log)."),
+    Opt("first", ("--from",), "TOKENS", "Where the contexts begin (default 1k)."),
+    Opt("last", ("--to",), "TOKENS", "Where they end (default: the longest that one of the models allows)."),
+)
 _ONE = Argument("target", "TARGET")
 _WORD = Argument("match", "[WORD]", required=False)
 
@@ -262,6 +269,16 @@ COMMANDS: dict[str, Spec] = {
         "Example: kvcalc transfer kimi-k2 -c 8150 --kv-dtype fp8 --rate 20 --link 50GB/s",
         _ONE,
         (*_TRANSFER, *_CACHE, *_MODELS, *_OUTPUT),
+    ),
+    "plot": Spec(
+        "Cache or sessions against context, or a GPU's memory, as a picture.",
+        "Draws the cache against the context, the sessions a GPU holds against the context (--what sessions), or where "
+        "a GPU's memory goes (--what ledger): here, or as PNG, SVG or one HTML page that needs no network. "
+        "--kv-dtype takes a list; CSV and JSON give the numbers.\n\n"
+        "Example: kvcalc plot llama3.1-8b gemma3-27b deepseek-v2 --output cache.svg",
+        Argument("targets", "TARGET...", many=True),
+        (*_PLOT, *_CACHE, Opt("engines", ("--engines",), "LIST", "A series per engine: vllm,sglang or all."), *_POOL)
+        + (*_LOG, *_MODELS, *_OUTPUT),
     ),
     "models": Spec(
         "The shipped models.",

@@ -315,6 +315,55 @@ class TierRow(TypedDict):
     reload_ns: int | None
 
 
+class CurvePoint(TypedDict):
+    """One exact value of a curve. total_bytes: all ranks; rank_bytes: what the pool of the fullest one is charged."""
+
+    context_tokens: int
+    total_bytes: int
+    rank_bytes: int
+
+
+class SessionsPoint(TypedDict):
+    """Sessions of so many tokens that the pool holds; None: unlimited. low, high: in the ledger's worst, best case."""
+
+    context_tokens: int
+    pool_bytes: int
+    max_sessions: int | None
+    low_sessions: int | None
+    high_sessions: int | None
+
+
+class Curve(TypedDict):
+    """One line of `plot`: what it is of, and its values at rising contexts. `name` tells it from the others."""
+
+    name: str
+    model: ModelInfo
+    engine: EngineInfo
+    kv_dtype: dict[str, str]
+    layout: LayoutInfo
+    exactness: str
+    gpu: GpuInfo | None
+    points: list[CurvePoint | SessionsPoint]
+
+
+class LedgerBar(TypedDict):
+    """One bar of `plot --what ledger`: a GPU's memory and what the asked load needs of its pool."""
+
+    name: str
+    model: ModelInfo
+    engine: EngineInfo
+    kv_dtype: dict[str, str]
+    layout: LayoutInfo
+    exactness: str
+    gpu: GpuInfo | None
+    ledger: list[LedgerLine]
+    pool_bytes: int
+    pool_low_bytes: int
+    pool_high_bytes: int
+    needed_bytes: int
+    verdict: str
+
+
 class VariantRecord(TypedDict):
     """The same model with another attention."""
 

@@ -15,6 +15,7 @@ from kvcalc.render.views_log import explain_log_page
 from kvcalc.render.views_measure import compare_cells, compare_columns, device_line, measured, measured_sheets
 from kvcalc.render.views_measure import verdict as verdict_of
 from kvcalc.render.views_planning import layouts_page, plan_page, sessions_page
+from kvcalc.render.views_plot import plot_page
 from kvcalc.render.views_tiers import offload_page, transfer_page
 from kvcalc.units import gb, gib, tokens_short
 
@@ -225,6 +226,7 @@ VIEWS: dict[str, Callable[[Answer], Page]] = {
     "advise": advise_page,
     "offload": offload_page,
     "transfer": transfer_page,
+    "plot": plot_page,
     "models": models_page,
     "gpus": gpus_page,
     "engines": engines_page,
