@@ -42,9 +42,7 @@ def comparison(
         **header("compare", {"targets": [target.origin for target in targets], **inputs, "tp": ask.tp}),
         "engine": records[0]["engine"],
         "exactness": weakest(*(record["exactness"] for record in records)),
-        "assumptions": gathered(
-            [(name, text) for name, record in named for text in record["assumptions"]], len(named)
-        ),
+        "assumptions": gathered([(name, text) for name, record in named for text in record["assumptions"]], len(named)),
         "warnings": gathered([(name, text) for name, record in named for text in record["warnings"]], len(named)),
         "results": records,
     }

@@ -131,15 +131,18 @@ def _singles(targets: Sequence[Target], wanted: Wanted) -> list[Single]:
             field="targets",
         )
     names = [target.model.name for target in targets]
+    several = len(targets) > 1 or number == 1
     found = []
     for target in targets:
         alike = names.count(target.model.name) > 1
         for engine in wanted.engines:
             for kv_dtype in wanted.kv_dtypes:
-                words = [f"{target.model.name} ({target.origin})" if alike else target.model.name]
-                words += [f"on {engine}"] if len(wanted.engines) > 1 else []
-                words += [f"in {_shown(target, kv_dtype)}"] if len(wanted.kv_dtypes) > 1 else []
-                found.append(Single(target, engine, kv_dtype, " ".join(words)))
+                words = [
+                    *([f"{target.model.name} ({target.origin})" if alike else target.model.name] if several else []),
+                    *([f"on {engine}" if several else engine] if len(wanted.engines) > 1 else []),
+                    *([f"in {_shown(target, kv_dtype)}"] if len(wanted.kv_dtypes) > 1 else []),
+                ]
+                found.append(Single(target, engine, kv_dtype, " ".join(words).removeprefix("in ")))
     return found
 
 

@@ -7,7 +7,6 @@ from kvcalc.cli.given import Given
 from kvcalc.errors import EXIT_OK, UsageError, short
 
 if TYPE_CHECKING:
-    from kvcalc.answers.common import Ask
     from kvcalc.answers.curves import Wanted
 
 
@@ -21,10 +20,9 @@ def run(given: Given) -> int:
         file_kind(path)  # a name that cannot be written is told before anything is computed
     wanted = _wanted(given)
     ask, registry = Given({**given.values, "engine": None, "kv_dtype": None}).ask(), given.registry()
-    if wanted.what == "context":
-        gpu, notes = given.gpu(ask, registry), []
-    else:
-        gpu, notes = given.gpu_or_default(ask, registry)
+    gpu, notes = given.gpu_or_default(ask, registry)
+    if wanted.what == "context" and ask.gpu is None:  # the cache needs no GPU; one that is named decides defaults
+        gpu, notes = None, []
     answer = curves(given.targets(registry), ask, gpu, wanted)
     answer["assumptions"] = [*notes, *answer["assumptions"]]
     if path is not None:
@@ -94,6 +92,3 @@ def _check(given: Given, what: str) -> None:
     for name, why in useless[what]:
         if given.values.get(name) is not None:
             raise UsageError(f"{flags[name]} changes nothing in --what {what}: {why}", fix="leave it out", field=name)
-
-
-__all__ = ["read_kv_dtypes", "run"]

@@ -135,6 +135,7 @@ _PLOT = (
     Opt("first", ("--from",), "TOKENS", "Where the contexts begin (default 1k)."),
     Opt("last", ("--to",), "TOKENS", "Where they end (default: the longest that one of the models allows)."),
 )
+_SERIES = (Opt("engines", ("--engines",), "LIST", "A series per engine: vllm,sglang or all."),)
 _ONE = Argument("target", "TARGET")
 _WORD = Argument("match", "[WORD]", required=False)
 
@@ -277,8 +278,7 @@ COMMANDS: dict[str, Spec] = {
         "--kv-dtype takes a list; CSV and JSON give the numbers.\n\n"
         "Example: kvcalc plot llama3.1-8b gemma3-27b deepseek-v2 --output cache.svg",
         Argument("targets", "TARGET...", many=True),
-        (*_PLOT, *_CACHE, Opt("engines", ("--engines",), "LIST", "A series per engine: vllm,sglang or all."), *_POOL)
-        + (*_LOG, *_MODELS, *_OUTPUT),
+        (*_PLOT, *_CACHE, *_SERIES, *_POOL, *_LOG, *_MODELS, *_OUTPUT),
     ),
     "models": Spec(
         "The shipped models.",

@@ -46,7 +46,10 @@ figure img { display: block; width: 100%; height: auto; max-width: 60rem; margin
 
 def document(title: str, body: str) -> bytes:
     """A whole page around `body`, which is HTML already. It may load nothing from anywhere: its policy says so."""
-    policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
+    policy = (
+        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:; "
+        "form-action 'none'"
+    )
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

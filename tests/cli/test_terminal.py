@@ -82,7 +82,7 @@ def test_json_on_a_terminal_is_plain() -> None:
 
 
 @pytest.mark.parametrize("columns", [40, 60, 80, 120])
-@pytest.mark.parametrize("command", CALLS)
+@pytest.mark.parametrize("command", [command for command in CALLS if command != "plot"])  # draws: test_plot.py
 def test_narrow_terminals(call: Call, monkeypatch: pytest.MonkeyPatch, command: str, columns: int) -> None:
     """No line is wider than the screen, every word and number of it is a whole one of the plain answer."""
     monkeypatch.chdir(ROOT)

@@ -246,6 +246,4 @@ def _legend(figure: Figure, picture: Picture, at: float) -> None:
         Patch(facecolor=part.colour, hatch=part.hatch, edgecolor="white", label=f" {part.item}") for part in order
     ]
     columns = min(len(patches), _LEGEND_COLUMNS)
-    figure.legend(
-        handles=patches, loc="center", bbox_to_anchor=(0.5, at), ncols=columns, frameon=False, fontsize=8.5
-    )
+    figure.legend(handles=patches, loc="center", bbox_to_anchor=(0.5, at), ncols=columns, frameon=False, fontsize=8.5)

@@ -105,18 +105,21 @@ def picture_words(answer: Answer) -> tuple[str, tuple[str, ...]]:
     """Title and lead: what is drawn, who allocates, in which type, on what, and how far to trust it."""
     inputs = answer["inputs"]
     if inputs["what"] == "ledger":
-        load = f"{_sessions(inputs)} of {tokens_short(inputs['context_tokens'])} tokens"
-        return f"Memory of each GPU, load of {load}", _lead(answer)
-    if inputs["what"] == "sessions":
-        return "Sessions that fit, by context", _lead(answer)
-    return f"KV cache of {_sessions(inputs)}, by context", _lead(answer)
+        title = f"Memory of each GPU, load of {_sessions(inputs)} of {tokens_short(inputs['context_tokens'])} tokens"
+    elif inputs["what"] == "sessions":
+        title = "Sessions that fit, by context"
+    else:
+        title = f"KV cache of {_sessions(inputs)}, by context"
+    models = {record["model"]["name"] for record in answer["results"]}
+    return f"{title}: {min(models)}" if len(models) == 1 else title, _lead(answer)
 
 
 def _curves(answer: Answer) -> Picture:
     inputs = answer["inputs"]
     log, sessions = inputs["scale"] == "log", inputs["what"] == "sessions"
     key = "max_sessions" if sessions else "total_bytes"
-    lines, empty = [], []
+    lines: list[Line] = []
+    empty: list[Line] = []
     for index, record in enumerate(answer["results"]):
         line = _line(record, key, PALETTE[index % len(PALETTE)], log=log)
         (lines if line.points else empty).append(line)
@@ -130,11 +133,7 @@ def _curves(answer: Answer) -> Picture:
     ]
     values = [value for line in lines for run in (line.points, line.low, line.high) for _, value in run]
     values = [value for value in values if value >= log]
-    y = (
-        counts_axis("sessions", values, log=log)
-        if sessions
-        else bytes_axis("KV cache (GiB = 2^30 B)", values, log=log)
-    )
+    y = counts_axis("sessions", values, log=log) if sessions else bytes_axis("KV cache (GiB = 2^30 B)", values, log=log)
     notes = _notes(lines, [line.name for line in empty], sessions=sessions)
     x = tokens_axis(inputs["first_tokens"], inputs["last_tokens"], log=log)
     return Picture(*picture_words(answer), x, y, lines=tuple(lines), notes=notes)
@@ -238,7 +237,7 @@ def _ledger(answer: Answer) -> Picture:
     bars = tuple(_bar(record, looks, counted.get(record["name"], record["name"])) for record in answer["results"])
     most = max(max(bar.total, sum(part.size for part in bar.parts)) for bar in bars)
     notes = tuple(f"{bar.name}: {bar.verdict}" for bar in bars if bar.verdict != "FITS")
-    x = bytes_axis("memory of one GPU (GiB = 2^30 B)", [0, most], log=False)
+    x = bytes_axis("memory of one GPU, GiB", [0, most], log=False)
     return Picture(*picture_words(answer), x, None, bars=bars, notes=notes)
 
 

@@ -44,7 +44,7 @@ class Screen(NamedTuple):
 
 
 def screen() -> Screen:
-    """Of standard output: its size; colour on a terminal unless NO_COLOR; drawing characters where it can encode them."""
+    """Standard output: its size, colour (a terminal without NO_COLOR), drawing characters (where it can write them)."""
     size = shutil.get_terminal_size((100, 40))
     dumb = os.environ.get("TERM") == "dumb"
     colour = sys.stdout.isatty() and not dumb and not os.environ.get("NO_COLOR")
@@ -83,9 +83,7 @@ def text_picture(answer: Answer, shown: Screen) -> str:
 
 def _wrapped(texts: Any, width: int, indent: str = "") -> list[str]:
     more = indent + "  "
-    return [
-        line for text in texts for line in wrap(text, width, initial_indent=indent, subsequent_indent=more) or [""]
-    ]
+    return [line for text in texts for line in wrap(text, width, initial_indent=indent, subsequent_indent=more) or [""]]
 
 
 def _curves(drawn: Picture, shown: Screen) -> list[str]:

@@ -55,10 +55,26 @@ def figure_html(drawn: Picture, *, name: str = "kvcalc-plot") -> str:
         font={"family": "system-ui, sans-serif", "size": 13, "color": "#222222"},
         paper_bgcolor="white",
         plot_bgcolor="white",
-        margin={"l": 90, "r": 20, "t": 20, "b": 60},
-        legend={"orientation": "h", "yanchor": "top", "y": -0.16, "xanchor": "left", "x": 0},
+        margin={"l": 10, "r": 44, "t": 30, "b": 10},
+        modebar={"orientation": "v"},
+        uniformtext={"minsize": 9, "mode": "hide"},
+        legend={
+            "orientation": "h",
+            "traceorder": "normal",
+            "itemsizing": "constant",
+            "xanchor": "left",
+            "x": 0,
+            "yanchor": "bottom",
+            "y": 1.0,
+        },
     )
-    config = {"displaylogo": False, "responsive": True, "toImageButtonOptions": {"format": "svg", "filename": name}}
+    config = {
+        "displaylogo": False,
+        "responsive": True,
+        # Named one by one: plotly's own bar has a button that sends the data to its makers' server.
+        "modeBarButtons": [["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d", "toImage"]],
+        "toImageButtonOptions": {"format": "svg", "filename": name},
+    }
     written: str = to_html(figure, include_plotlyjs=True, full_html=False, div_id=name, config=config)
     return f'<div class="plot">{written}</div>'
 
@@ -67,8 +83,8 @@ def _axis(axis: Axis) -> dict[str, Any]:
     """plotly counts a log axis' range in powers of ten."""
     from math import log10
 
-    low = axis.low * (axis.low / axis.high) ** 0.03 if axis.log else 0
-    high = axis.high if axis.log else axis.high * 1.04
+    air = (axis.high / axis.low) ** 0.03 if axis.log else 1.04
+    low, high = axis.low / air if axis.log else 0, axis.high * air
     return {
         "title": {"text": escape(axis.title)},
         "type": "log" if axis.log else "linear",
@@ -87,14 +103,15 @@ def _axis(axis: Axis) -> dict[str, Any]:
 def _add_lines(figure: Figure, drawn: Picture) -> None:
     y = drawn.y or drawn.x
     for index, line in enumerate(drawn.lines):
-        _add_line(figure, line, index, sized=y.title != "sessions")
+        _add_line(figure, line, index, drawn)
     figure.update_xaxes(_axis(drawn.x))
     figure.update_yaxes(_axis(y))
-    figure.update_layout(hovermode="x unified", height=560)
+    figure.update_layout(hovermode="x unified", height=540 + 8 * len(drawn.lines))
 
 
-def _add_line(figure: Figure, line: Line, index: int, *, sized: bool) -> None:
-    """Solid, dashed and shaded parts of one line answer to one switch of the legend."""
+def _add_line(figure: Figure, line: Line, index: int, drawn: Picture) -> None:
+    """Solid, dashed and shaded parts of one line answer to one switch of the legend; marks where the axis has ticks."""
+    sized = drawn.y is not None and drawn.y.title != "sessions"
     name = escape(line.name)
     width = 2 + 3 * line.under
     if line.low and line.high:
@@ -109,6 +126,8 @@ def _add_line(figure: Figure, line: Line, index: int, *, sized: bool) -> None:
         if not run:
             continue
         joined = run if dash == "solid" or not line.inside else (line.inside[-1], *run)
+        marked = {*drawn.x.places} if dash == "solid" else {*drawn.x.places} - {joined[0][0]}
+        sizes = [6 + width if tokens in marked else 0 for tokens, _ in joined]
         texts = [_hover(tokens, value, line, sized=sized) for tokens, value in joined]
         if len(joined) > len(run):
             texts[0] = ""
@@ -116,7 +135,7 @@ def _add_line(figure: Figure, line: Line, index: int, *, sized: bool) -> None:
             x=[tokens for tokens, _ in joined], y=[value for _, value in joined], name=name, text=texts,
             mode="lines+markers", legendgroup=str(index), showlegend=not shown,
             line={"color": line.colour, "width": width, "dash": dash},
-            marker={"symbol": _SYMBOLS[index % len(_SYMBOLS)] + symbol, "size": 6 + width // 2, "maxdisplayed": 12},
+            marker={"symbol": _SYMBOLS[index % len(_SYMBOLS)] + symbol, "size": sizes, "opacity": 1},
             hovertemplate="%{text}<extra></extra>",
         )  # fmt: skip
         shown = True
@@ -144,8 +163,10 @@ def _add_bars(figure: Figure, drawn: Picture) -> None:
         item = escape(look.item)
         figure.add_bar(
             y=names, x=sizes, name=item, orientation="h", width=0.6,
-            marker={"color": look.colour, "pattern": {"shape": _HATCHES[look.hatch], "fgcolor": "white", "size": 6}},
+            marker={"color": look.colour, "pattern": {"shape": _HATCHES[look.hatch], "fgcolor": "white", "size": 6,
+                    "fillmode": "overlay"}},
             text=[gib(size) if size else "" for size in sizes], textposition="inside", insidetextanchor="middle",
+            textangle=0,
             hovertext=[f"{item}: {gib(size)} ({size:,} B)" for size in sizes],
             hovertemplate="%{y}<br>%{hovertext}<extra></extra>",
         )  # fmt: skip
@@ -153,7 +174,7 @@ def _add_bars(figure: Figure, drawn: Picture) -> None:
         _mark(figure, bar, place)
     figure.update_xaxes(_axis(drawn.x))
     figure.update_yaxes({"autorange": "reversed", "automargin": True, "type": "category"})
-    figure.update_layout(barmode="stack", height=230 + 62 * len(drawn.bars))
+    figure.update_layout(barmode="stack", height=190 + 62 * len(drawn.bars) + 12 * len(order))
 
 
 def _mark(figure: Figure, bar: Bar, place: int) -> None:
