@@ -193,6 +193,27 @@ class PlotAnswer(_Header):
     refused: list[RefusedEngine]
 
 
+class ReportRecord(TypedDict):
+    """One model of a report. sessions: where a workload is given and the engine takes it."""
+
+    name: str
+    fit: FitAnswer
+    sessions: SessionsAnswer | None
+
+
+class ReportAnswer(_Header):
+    """`kvcalc report`: the answers it is made of. command_line: makes it again."""
+
+    command_line: str
+    exactness: str
+    assumptions: list[str]
+    warnings: list[str]
+    compare: CompareAnswer
+    results: list[ReportRecord]
+    curves: list[PlotAnswer]
+    refused: list[RefusedEngine]
+
+
 class VariantsAnswer(_Header):
     """`kvcalc variants`: the model as shipped first."""
 
@@ -273,6 +294,7 @@ ANSWERS: dict[str, Any] = {
     "offload": OffloadAnswer,
     "transfer": TransferAnswer,
     "plot": PlotAnswer,
+    "report": ReportAnswer,
     "variants": VariantsAnswer,
     "measure": MeasureAnswer,
     "explain-log": ExplainLogAnswer,

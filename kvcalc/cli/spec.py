@@ -130,10 +130,15 @@ _WORKLOAD = (
 )
 _PLOT = (
     Opt("what", ("--what",), "WHAT", "context (bytes), sessions or ledger (one GPU's memory); default: context."),
-    Opt("output", ("--output",), "FILE", "Write a .png, .svg or .html instead of drawing here."),
+    Opt("file", ("--output",), "FILE", "Write a .png, .svg or .html instead of drawing here."),
     Opt("scale", ("--scale",), "HOW", "log or linear axes (default log)."),
     Opt("first", ("--from",), "TOKENS", "Where the contexts begin (default 1k)."),
     Opt("last", ("--to",), "TOKENS", "Where they end (default: the longest that one of the models allows)."),
+)
+_REPORT = (
+    Opt("file", ("--output",), "FILE", "Write report.html or report.md instead of printing."),
+    Opt("no_plots", ("--no-plots",), "", "No pictures: needs no drawing library.", switch=True),
+    *(option for option in _WORKLOAD if option.name not in ("input", "output")),
 )
 _SERIES = (Opt("engines", ("--engines",), "LIST", "A series per engine: vllm,sglang or all."),)
 _ONE = Argument("target", "TARGET")
@@ -279,6 +284,14 @@ COMMANDS: dict[str, Spec] = {
         "Example: kvcalc plot llama3.1-8b gemma3-27b deepseek-v2 --output cache.svg",
         Argument("targets", "TARGET...", many=True),
         (*_PLOT, *_CACHE, *_SERIES, *_POOL, *_LOG, *_MODELS, *_OUTPUT),
+    ),
+    "report": Spec(
+        "One page to send: models, tables, ledger, pictures, assumptions.",
+        "One page that says how much cache these models take on these GPUs, what fits, why, and how far to trust it: "
+        "HTML with pictures (one file, offline, printable) or markdown. --workload adds sessions of real lengths.\n\n"
+        "Example: kvcalc report llama3.1-8b gemma3-27b --gpu h200 -e vllm -c 32k -n 16 --output report.html",
+        Argument("targets", "TARGET...", many=True),
+        (*_REPORT, *_CACHE, *_POOL, *_LOG, *_MODELS, *_OUTPUT),
     ),
     "models": Spec(
         "The shipped models.",

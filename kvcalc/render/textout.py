@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from kvcalc.render.sheet import Page, Sheet
+
+#: What would become a tag, a link, an image, code, emphasis, a cell or an entity, wherever it stands; an underscore
+#: inside a word is none of these.
+_ACTIVE = re.compile(r"[\\`*\[\]<>|~]|&(?=#?\w+;)|(?<!\w)_|_(?!\w)|(?<=\w):(?=//)|(?<=www)\.")
+#: What would make a line a heading, a quote, a list or a rule.
+_LEADING = re.compile(r"^(\s*(?=[#+=-])|\s*\d+(?=[.)](?:\s|$)))")
 
 
 def plain_text(page: Page) -> str:
@@ -55,23 +62,37 @@ def markdown(page: Page) -> str:
     blocks: list[str] = []
     for sheet in page.sheets:
         if sheet.title:
-            blocks.append(f"### {sheet.title}")
+            blocks.append(f"### {inline(sheet.title)}")
         if sheet.lead:
-            blocks.append("  \n".join(sheet.lead))
+            blocks.append("  \n".join(line_start(text) for text in sheet.lead))
         if sheet.columns:
             blocks.append(_markdown_table(sheet))
-        blocks.extend(sheet.notes)
+        blocks.extend(line_start(text) for text in sheet.notes)
     if page.verdict:
-        blocks.append(f"**{page.verdict}**")
+        blocks.append("  \n".join(f"**{inline(text)}**" for text in page.verdict.split("\n")))
     for word, texts in (("Assumed", page.assumptions), ("Warning", page.warnings)):
         if texts:
-            blocks.append(f"{word}:\n\n" + "\n".join(f"- {text}" for text in texts))
-    return "\n\n".join([*blocks, *page.footer]) + "\n"
+            blocks.append(f"{word}:\n\n" + "\n".join(f"- {line_start(text)}" for text in texts))
+    return "\n\n".join([*blocks, *map(line_start, page.footer)]) + "\n"
+
+
+def inline(text: str) -> str:
+    r"""`text` so that markdown shows it as it is.
+
+    >>> print(inline("<b>[x](y)</b> of kv_cache"))
+    \<b\>\[x\](y)\</b\> of kv_cache
+    """
+    return _ACTIVE.sub(lambda match: "&amp;" if match[0] == "&" else f"\\{match[0]}", " ".join(text.split("\n")))
+
+
+def line_start(text: str) -> str:
+    """The same where the text begins a line."""
+    return _LEADING.sub(r"\1\\", inline(text))
 
 
 def _markdown_table(sheet: Sheet) -> str:
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        return "| " + " | ".join(map(inline, cells)) + " |"
 
     rows = [*sheet.rows, *([sheet.total] if sheet.total else [])]
     rule = [("--:" if column.right else "---") for column in sheet.columns]

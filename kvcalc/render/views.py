@@ -15,7 +15,6 @@ from kvcalc.render.views_log import explain_log_page
 from kvcalc.render.views_measure import compare_cells, compare_columns, device_line, measured, measured_sheets
 from kvcalc.render.views_measure import verdict as verdict_of
 from kvcalc.render.views_planning import layouts_page, plan_page, sessions_page
-from kvcalc.render.views_plot import plot_page
 from kvcalc.render.views_tiers import offload_page, transfer_page
 from kvcalc.units import gb, gib, tokens_short
 
@@ -100,7 +99,8 @@ _COMPONENT_COLUMNS = (
 )
 
 
-def _components(answer: Answer) -> Sheet:
+def components_sheet(answer: Answer) -> Sheet:
+    """One row per array of one block."""
     rows = tuple(
         (
             Cell(row["name"]),
@@ -127,7 +127,7 @@ def _components(answer: Answer) -> Sheet:
 
 
 def size_page(answer: Answer) -> Page:
-    shown = (_components(answer), *measured(answer), *report_sheets(answer))
+    shown = (components_sheet(answer), *measured(answer), *report_sheets(answer))
     if "measured" not in answer:
         return page(answer, *shown)
     return page(answer, *shown, verdict=verdict_of(answer["measured"]), good=answer["measured"]["equal"])
@@ -213,6 +213,18 @@ def variants_page(answer: Answer) -> Page:
     return page(answer, sheet)
 
 
+def _plot_page(answer: Answer) -> Page:
+    from kvcalc.render.views_plot import plot_page  # with the axes of pictures, which no table needs
+
+    return plot_page(answer)
+
+
+def _report_page(answer: Answer) -> Page:
+    from kvcalc.render.views_report import report_page  # made of the pages above
+
+    return report_page(answer)
+
+
 VIEWS: dict[str, Callable[[Answer], Page]] = {
     "compare": compare_page,
     "size": size_page,
@@ -226,7 +238,8 @@ VIEWS: dict[str, Callable[[Answer], Page]] = {
     "advise": advise_page,
     "offload": offload_page,
     "transfer": transfer_page,
-    "plot": plot_page,
+    "plot": _plot_page,
+    "report": _report_page,
     "models": models_page,
     "gpus": gpus_page,
     "engines": engines_page,

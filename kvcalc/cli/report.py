@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from kvcalc.cli.given import Given
+from kvcalc.errors import EXIT_OK
+
+if TYPE_CHECKING:
+    from kvcalc.answers.report import Wish
+
+
+def run(given: Given) -> int:
+    from kvcalc.answers.report import Wish, report
+    from kvcalc.cli.again import command_line
+
+    path, form = given.values["file"], given.format()
+    if path is not None:
+        from kvcalc.render.report import file_kind
+
+        file_kind(path)
+    ask, registry = given.ask(), given.registry()
+    gpu, notes = given.gpu_or_default(ask, registry)
+    targets = given.targets(registry)
+    answer = report(targets, ask, gpu, _workload(given, Wish(command_line("report", given.values))))
+    answer["assumptions"] = [*notes, *answer["assumptions"]]
+    if path is not None:
+        from kvcalc.render.report import write_report
+
+        write_report(answer, path, plots=not given.values["no_plots"])
+        if form is None:
+            for row in answer["refused"]:
+                sys.stderr.write(f"kvcalc: warning: {row['engine']} refuses {row['model']}: {row['reason']}\n")
+            sys.stdout.write(f"wrote {path}\n")
+            return EXIT_OK
+    given.emit(answer)
+    return EXIT_OK
+
+
+def _workload(given: Given, wish: Wish) -> Wish:
+    """With the request lengths of --workload, if they are given; asked with one session of the longest length."""
+    if given.values["workload"] is None:
+        return wish
+    from kvcalc.answers.sessions import Question
+    from kvcalc.cli.workloads import read_targets, read_workload
+
+    question = Question(read_workload(given), read_targets(given))
+    ask = given.ask()._replace(sessions=1)
+    if given.values["context"] is None:
+        ask = ask._replace(context_tokens=question.workload.longest + question.workload.shared_prompt)
+    return wish._replace(question=question, session_ask=ask)
