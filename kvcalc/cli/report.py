@@ -22,7 +22,8 @@ def run(given: Given) -> int:
     ask, registry = given.ask(), given.registry()
     gpu, notes = given.gpu_or_default(ask, registry)
     targets = given.targets(registry)
-    answer = report(targets, ask, gpu, _workload(given, Wish(command_line("report", given.values))))
+    asked = {**given.values, "format": None, "json": False}  # how it is shown changes nothing in it
+    answer = report(targets, ask, gpu, _workload(given, Wish(command_line("report", asked))))
     answer["assumptions"] = [*notes, *answer["assumptions"]]
     if path is not None:
         from kvcalc.render.report import write_report

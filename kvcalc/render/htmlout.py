@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from kvcalc.render.sheet import Cell, Page, Sheet
+from kvcalc.render.sheet import Cell, Column, Page, Sheet
 from kvcalc.version import __version__
 
+#: Letters of a name that is not broken over two lines.
+_SHORT = 32
 _STYLE = """\
 :root { color-scheme: light dark; --ink: #1b1b1b; --soft: #5a5a5a; --line: #d0d0d0; --paper: #ffffff; --band: #f5f6f8;
   --good: #00664a; --bad: #a63c00; }
@@ -22,11 +24,13 @@ h3 { font-size: 1.05rem; margin: 1.3rem 0 0.3rem; }
 p, ul { margin: 0.3rem 0; }
 p.lead, .soft { color: var(--soft); }
 ul { padding-left: 1.3rem; }
+summary { cursor: pointer; color: var(--soft); margin: 0.5rem 0; }
 .scroll { overflow-x: auto; margin: 0.5rem 0; }
 table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.25rem 0.7rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { border-bottom: 2px solid var(--line); white-space: nowrap; }
 .r { text-align: right; white-space: nowrap; }
+.n { white-space: nowrap; }
 .dim { color: var(--soft); }
 tbody tr:nth-child(even) { background: var(--band); }
 tfoot td { font-weight: 600; border-top: 2px solid var(--line); }
@@ -35,10 +39,12 @@ pre { background: var(--band); padding: 0.7rem 0.9rem; overflow-x: auto; border-
 .verdict { font-weight: 600; } .good { color: var(--good); } .bad { color: var(--bad); }
 .plot, figure { background: #ffffff; border-radius: 0.4rem; margin: 0.8rem 0; padding: 0.3rem; }
 figure img { display: block; width: 100%; height: auto; max-width: 60rem; margin: 0 auto; }
-@media (max-width: 34rem) { body { font-size: 15px; } th, td { padding: 0.2rem 0.45rem; } table { font-size: 0.8rem; } }
+@media (max-width: 34rem) { body { font-size: 15px; } th, td { padding: 0.2rem 0.4rem; } .n { white-space: normal; }
+  table { font-size: 0.8rem; } }
 @media print { :root { color-scheme: light; --ink: #000; --soft: #444; --line: #bbb; --paper: #fff; --band: #f5f5f5;
   --good: #004d38; --bad: #7a2c00; }
   body { max-width: none; padding: 0; font-size: 10pt; } h2, h3 { break-after: avoid; } table { font-size: 7.5pt; }
+  details:not([open]) { display: none; }
   tr, figure, .keep { break-inside: avoid; } .scroll { overflow: visible; } th, td { padding: 0.1rem 0.35rem; }
   th { white-space: normal; } @page { margin: 14mm; } }
 """
@@ -70,6 +76,11 @@ def page_html(page: Page, *, level: int = 3) -> str:
     return "\n".join(block for block in blocks if block)
 
 
+def folded_html(title: str, inner: str) -> str:
+    """What is opened by whoever wants it."""
+    return f"<details>\n<summary>{escape(title)}</summary>\n{inner}\n</details>"
+
+
 def sheet_html(sheet: Sheet, *, level: int) -> str:
     """One table with the sentences around it."""
     blocks = [f"<h{level}>{escape(sheet.title)}</h{level}>"] if sheet.title else []
@@ -93,22 +104,25 @@ def notes_html(assumptions: Sequence[str], warnings: Sequence[str]) -> str:
 def _table(sheet: Sheet) -> str:
     """Bars are drawn for terminals; a column of them is left out."""
     keep = [index for index, column in enumerate(sheet.columns) if column.style != "bar"]
-    classes = [
-        " ".join(word for word, holds in (("r", column.right), ("dim", column.style == "dim")) if holds)
-        for column in sheet.columns
-    ]
 
     def row(cells: Sequence[Cell], tag: str) -> str:
-        made = (f"<{tag}{_class(classes[index])}>{escape(cells[index].text)}</{tag}>" for index in keep)
+        made = (
+            f"<{tag}{_class(sheet.columns[index], cells[index])}>{escape(cells[index].text)}</{tag}>" for index in keep
+        )
         return f"<tr>{''.join(made)}</tr>"
 
-    head = row([Cell(column.title) for column in sheet.columns], "th")
+    titled = any(column.title for column in sheet.columns)
+    head = f"<thead>{row([Cell(column.title) for column in sheet.columns], 'th')}</thead>\n" if titled else ""
     body = "\n".join(row(cells, "td") for cells in sheet.rows)
     foot = f"\n<tfoot>{row(sheet.total, 'td')}</tfoot>" if sheet.total else ""
-    return f'<div class="scroll"><table>\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody>{foot}\n</table></div>'
+    return f'<div class="scroll"><table>\n{head}<tbody>\n{body}\n</tbody>{foot}\n</table></div>'
 
 
-def _class(name: str) -> str:
+def _class(column: Column, cell: Cell) -> str:
+    """Numbers to the right, names of usual length on one line."""
+    short = column.style == "name" and len(cell.text) <= _SHORT
+    words = (("r", column.right), ("n", short), ("dim", column.style == "dim"))
+    name = " ".join(word for word, holds in words if holds)
     return f' class="{name}"' if name else ""
 
 

@@ -8,7 +8,7 @@ from html import escape
 
 from kvcalc.errors import UsageError, short
 from kvcalc.files import write_whole
-from kvcalc.render.htmlout import document, page_html
+from kvcalc.render.htmlout import document, folded_html, page_html, sheet_html
 from kvcalc.render.parts import Answer
 from kvcalc.render.sheet import Page
 from kvcalc.render.textout import inline, markdown
@@ -53,6 +53,9 @@ def html_report(answer: Answer, *, plots: bool) -> bytes:
         parts.append(f"<h2>{escape(section.title)}</h2>")
         parts.append(_command(answer) if section.title == "Made by" else page_html(section.page))
         parts += [_figure(curve, numbers) for curve, numbers in section.drawn]
+        if section.details:
+            inner = "\n".join(sheet_html(sheet, level=4) for sheet in section.details)
+            parts.append(folded_html("The engine's own numbers", inner))
     return document(said, "\n".join(parts))
 
 
@@ -74,10 +77,8 @@ def _figure(curve: Answer, numbers: Page) -> str:
         return f"<p>{escape(str(error))}</p>\n{table}"
     data = b64encode(image(drawn, "svg")).decode()
     words = escape(". ".join((drawn.title, *drawn.lead)), quote=True)
-    return (
-        f'<figure><img alt="{words}" src="data:image/svg+xml;base64,{data}"></figure>\n'
-        f"<details><summary>The numbers</summary>\n{table}\n</details>"
-    )
+    figure = f'<figure><img alt="{words}" src="data:image/svg+xml;base64,{data}"></figure>'
+    return f"{figure}\n{folded_html('The numbers', table)}"
 
 
 def markdown_report(answer: Answer) -> bytes:
@@ -93,5 +94,5 @@ def _bodies(section: Section, answer: Answer) -> list[str]:
         command = str(answer["command_line"])
         fence = "`" * max(3, 1 + max((len(run) for run in command.split() if set(run) == {"`"}), default=0))
         return [section.page.sheets[0].lead[0], f"{fence}sh\n{command}\n{fence}"]
-    pages = [section.page, *(numbers for _, numbers in section.drawn)]
+    pages = [section.page, *(numbers for _, numbers in section.drawn), Page(sheets=section.details)]
     return [markdown(page) for page in pages if page.sheets]

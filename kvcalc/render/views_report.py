@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from kvcalc.core.exactness import MEANINGS
-from kvcalc.render.parts import Answer, kinds, load
+from kvcalc.render.parts import Answer, kinds, load, report_sheets
 from kvcalc.render.sheet import Cell, Column, Page, Sheet, number
 from kvcalc.render.views import compare_page, components_sheet
 from kvcalc.render.views_fit import fit_page
@@ -16,11 +16,12 @@ from kvcalc.units import gib
 
 
 class Section(NamedTuple):
-    """A heading, a page, and the answers that are drawn under it, each with its numbers as a page."""
+    """A heading, a page, and what is under it: answers that are drawn, with their numbers; details for who asks."""
 
     title: str
     page: Page
     drawn: tuple[tuple[Answer, Page], ...] = ()
+    details: tuple[Sheet, ...] = ()
 
 
 _PAIR = (Column(title="", key="name", style="name"), Column(title="", key="value"))
@@ -67,9 +68,11 @@ def _verdicts(answer: Answer) -> Page:
 
 def _model(record: Answer) -> list[Section]:
     """Where its numbers come from, its cache, the GPU's memory, its sessions."""
-    fitted = fit_page(record["fit"])
+    fitted, engines = fit_page(record["fit"]), report_sheets(record["fit"])
+    own = fitted.sheets[: len(fitted.sheets) - len(engines)]
     arrays = replace(components_sheet(record["fit"]), notes=())
-    found = [Section(record["name"], replace(fitted, sheets=(_facts(record["fit"]), arrays, *fitted.sheets)))]
+    shown = replace(fitted, sheets=(_facts(record["fit"]), arrays, *own))
+    found = [Section(record["name"], shown, details=engines)]
     if record["sessions"] is not None:
         held = sessions_page(record["sessions"])
         ledger, *rest = held.sheets  # the ledger is the one above
@@ -133,4 +136,5 @@ def report_page(answer: Answer) -> Page:
             lead = (*((page.verdict,) if page.verdict else ()), *(f"assumed: {text}" for text in page.assumptions))
             lead = (*lead, *said[len(page.assumptions) :])
             sheets += [Sheet(lead=lead)] if lead else []
+        sheets += section.details
     return Page(sheets=tuple(sheets), records=compare_page(answer["compare"]).sheets[0])

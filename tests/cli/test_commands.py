@@ -28,6 +28,7 @@ CALLS: dict[str, list[str]] = {
     "transfer": ["kimi-k2", "-c", "8150", "--rate", "20", "--link", "50GB/s"],
     "advise": ["llama3.1-8b", "--gpu", "h100-80gb", "-c", "128k", "-n", "50", "-e", "vllm"],
     "plot": ["llama3", "gemma3-27b", "--what", "ledger", "--gpu", "h100-80gb", "-c", "32k"],
+    "report": ["llama3", "gemma3-27b", "--gpu", "h100-80gb", "-c", "32k", "-n", "2"],
     "fit": ["llama3-70b", "--gpu", "h100-80gb:8", "-c", "32k", "-n", "4"],
     "measure": ["docs/measurements/cpu/llama-3-8b-c8k-n1-bf16-tp1.json", "--check"],
     "explain-log": ["tests/data/logs/vllm-10517.log", "--model", "llama3.1-8b"],
