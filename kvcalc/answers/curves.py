@@ -132,7 +132,7 @@ def _singles(targets: Sequence[Target], wanted: Wanted) -> list[Single]:
         )
     names = [target.model.name for target in targets]
     several = len(targets) > 1 or number == 1
-    found = []
+    found: list[Single] = []
     for target in targets:
         alike = names.count(target.model.name) > 1
         for engine in wanted.engines:
@@ -142,7 +142,9 @@ def _singles(targets: Sequence[Target], wanted: Wanted) -> list[Single]:
                     *([f"on {engine}" if several else engine] if len(wanted.engines) > 1 else []),
                     *([f"in {_shown(target, kv_dtype)}"] if len(wanted.kv_dtypes) > 1 else []),
                 ]
-                found.append(Single(target, engine, kv_dtype, " ".join(words).removeprefix("in ")))
+                name = " ".join(words).removeprefix("in ")
+                again = sum(single.name.partition(" #")[0] == name for single in found)
+                found.append(Single(target, engine, kv_dtype, f"{name} #{again + 1}" if again else name))
     return found
 
 

@@ -212,6 +212,22 @@ class Given(NamedTuple):
         """
         write(answer, self.format())
 
+    def file(self) -> str | None:
+        """Where --output wants the answer.
+
+        Raises: UsageError where -o, which is an engine's option, was taken for it.
+        """
+        for text in self.values.get("option") or ():
+            if "=" not in text and "." in text:
+                raise UsageError(
+                    f"-o takes an engine option, not the file {short(text)}",
+                    fix=f"write --output {text}",
+                    field="option",
+                    value=text,
+                )
+        path: str | None = self.values["file"]
+        return path
+
     def format(self) -> str | None:
         """The format asked for, or None.
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def run(given: Given) -> int:
     from kvcalc.answers.curves import curves
 
-    path, form = given.values["file"], given.format()
+    path, form = given.file(), given.format()
     if path is not None:
         from kvcalc.render.plot import file_kind
 

@@ -14,7 +14,7 @@ def run(given: Given) -> int:
     from kvcalc.answers.report import Wish, report
     from kvcalc.cli.again import command_line
 
-    path, form = given.values["file"], given.format()
+    path, form = given.file(), given.format()
     if path is not None:
         from kvcalc.render.report import file_kind
 

@@ -61,7 +61,7 @@ def _verdicts(answer: Answer) -> Page:
     columns = (
         Column(title="model", style="name"),
         Column(title="the asked load"),
-        Column(title="per GPU, what gains most"),
+        Column(title="gains most, per GPU"),
     )
     return Page(sheets=(Sheet(lead=(load({**answer["inputs"], "tp": 1}),), columns=columns, rows=tuple(rows)),))
 

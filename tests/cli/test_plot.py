@@ -104,6 +104,8 @@ def test_series_are_named_by_what_differs(plot: Any) -> None:
     ]
     at_end = [_values(record, "total_bytes")[8192] for record in answer["results"]]
     assert at_end[0] == 2 * at_end[1] == LLAMA3 * 8192
+    alike = plot("llama3", "llama-3-8b", "llama3", "--to", "8k")["results"]
+    assert len({record["name"] for record in alike}) == 3
     several = plot("llama3", "deepseek-v2", "--engines", "ideal,vllm", "--to", "8k")["results"]
     assert several[3]["name"] == "deepseek-v2 on vllm"
     assert [record["name"] for record in plot("llama3", "--to", "8k")["results"]] == ["llama-3-8b"]
@@ -131,6 +133,7 @@ def test_csv_has_a_row_per_point(call: Call, plot: Any) -> None:
     [
         (["llama3", "--output", "a.gif"], "cannot be written as 'a.gif'"),
         (["llama3", "--output", "no/such/folder/a.png"], "cannot write no/such/folder/a.png"),
+        (["llama3", "-o", "a.svg"], "write --output a.svg"),
         (["llama3", "--what", "colours"], "--what cannot be 'colours'"),
         (["llama3", "--scale", "sqrt"], "--scale cannot be 'sqrt'"),
         (["llama3", "--from", "8k", "--to", "4k"], "there is nothing to draw"),

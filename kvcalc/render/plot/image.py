@@ -103,7 +103,7 @@ def _draw(figure: Figure, picture: Picture, room: _Room) -> None:
         left, right = 0.1, 0.935 - 0.0088 * longest
     height = room.height
     axes = figure.add_axes((left, room.bottom / height, right - left, room.axes / height))
-    figure.text(0.02, 1 - 0.28 / height, picture.title, fontsize=13, fontweight="bold", va="center")
+    figure.text(0.02, 1 - 0.28 / height, _short(picture.title, 84), fontsize=13, fontweight="bold", va="center")
     for index, text in enumerate(room.lead):
         figure.text(0.02, 1 - (0.52 + _ROW * index) / height, text, color="#444444", va="center")
     for index, text in enumerate(room.notes):

@@ -79,6 +79,11 @@ def figure_html(drawn: Picture, *, name: str = "kvcalc-plot") -> str:
     return f'<div class="plot">{written}</div>'
 
 
+def _plain(text: str) -> str:
+    """Text for plotly, which reads a few tags and, between two dollar signs, formulas."""
+    return escape(text).replace("$", "&#36;")
+
+
 def _axis(axis: Axis) -> dict[str, Any]:
     """plotly counts a log axis' range in powers of ten."""
     from math import log10
@@ -86,7 +91,7 @@ def _axis(axis: Axis) -> dict[str, Any]:
     air = (axis.high / axis.low) ** 0.03 if axis.log else 1.04
     low, high = axis.low / air if axis.log else 0, axis.high * air
     return {
-        "title": {"text": escape(axis.title)},
+        "title": {"text": escape(axis.title), "standoff": 12},
         "type": "log" if axis.log else "linear",
         "range": [log10(low), log10(high)] if axis.log else [low, high],
         "tickvals": axis.places,
@@ -112,7 +117,7 @@ def _add_lines(figure: Figure, drawn: Picture) -> None:
 def _add_line(figure: Figure, line: Line, index: int, drawn: Picture) -> None:
     """Solid, dashed and shaded parts of one line answer to one switch of the legend; marks where the axis has ticks."""
     sized = drawn.y is not None and drawn.y.title != "sessions"
-    name = escape(line.name)
+    name = _plain(line.name)
     width = 2 + 3 * line.under
     if line.low and line.high:
         tokens = [place for place, _ in line.high]
@@ -145,7 +150,7 @@ def _hover(tokens: int, value: int, line: Line, *, sized: bool) -> str:
     """The exact value, not one read off the axis."""
     shown = f"{gib(value)} ({value:,} B)" if sized else f"{value:,} sessions"
     over = ", beyond its own limit" if line.limit is not None and tokens > line.limit else ""
-    return f"{escape(line.name)}: {shown} at {tokens:,} tokens{over}"
+    return f"{_plain(line.name)}: {shown} at {tokens:,} tokens{over}"
 
 
 def _faint(colour: str) -> str:
@@ -155,12 +160,12 @@ def _faint(colour: str) -> str:
 
 def _add_bars(figure: Figure, drawn: Picture) -> None:
     """A trace per item, so that the legend can switch it in all bars."""
-    names = [escape(bar.name) for bar in drawn.bars]
+    names = [_plain(bar.name) for bar in drawn.bars]
     parts = {part.item: part for bar in drawn.bars for part in bar.parts}
     order = sorted(parts.values(), key=lambda part: (part.item == FREE, part.item == NEEDED, part.item != "weights"))
     for look in order:
         sizes = [next((part.size for part in bar.parts if part.item == look.item), 0) for bar in drawn.bars]
-        item = escape(look.item)
+        item = _plain(look.item)
         figure.add_bar(
             y=names, x=sizes, name=item, orientation="h", width=0.6,
             marker={"color": look.colour, "pattern": {"shape": _HATCHES[look.hatch], "fgcolor": "white", "size": 6,
