@@ -210,9 +210,11 @@ def _record(
         ledger = pool_of(single.target, ask, gpu, ready.setup.layout)
         label = weakest(label, *(line["exactness"] for line in ledger.lines))
         said += [("assumed", text) for text in ledger.assumptions] + [("warning", text) for text in ledger.warnings]
-        points = _each(contexts, lambda tokens: _held(ready, ask, gpu, tokens), said)
+        points = each_point(contexts, lambda tokens: _held(ready, ask, gpu, tokens), said)
     else:
-        points = _each(contexts, lambda tokens: _taken(ready.planner, ready.load._replace(context_tokens=tokens)), said)
+        points = each_point(
+            contexts, lambda tokens: _taken(ready.planner, ready.load._replace(context_tokens=tokens)), said
+        )
     record: Curve = {
         "name": single.name,
         "model": model_info(single.target),
@@ -226,7 +228,7 @@ def _record(
     return record, said
 
 
-def _each(
+def each_point(
     contexts: Sequence[int], at: Callable[[int], CurvePoint | SessionsPoint], said: list[tuple[str, str]]
 ) -> list[CurvePoint | SessionsPoint]:
     """A point per context that the engine takes; the others are told, and when there are none that is the answer.

@@ -54,6 +54,7 @@ def _wanted(given: Given) -> Wanted:
     """
     from kvcalc.answers.curves import WHAT, Wanted
     from kvcalc.answers.engines import read_engines
+    from kvcalc.units import parse_tokens
 
     values = given.values
     what, scale = values["what"] or "context", values["scale"] or "log"
@@ -68,8 +69,8 @@ def _wanted(given: Given) -> Wanted:
         what=what,
         engines=tuple(engines),
         kv_dtypes=read_kv_dtypes(values["kv_dtype"]),
-        first=given.tokens("first"),
-        last=given.tokens("last"),
+        first=None if values["first"] is None else parse_tokens(values["first"], field="from"),
+        last=None if values["last"] is None else parse_tokens(values["last"], field="to"),
         scale=scale,
     )
 

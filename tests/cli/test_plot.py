@@ -7,6 +7,7 @@ import re
 import stat
 import sys
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -15,7 +16,11 @@ import pytest
 from calling import Call
 from sound import TINY
 
-from kvcalc.answers.curves import PER_OCTAVE, grid
+from kvcalc.answers.curves import PER_OCTAVE, each_point, grid
+from kvcalc.core.result import CurvePoint
+from kvcalc.errors import EngineRefusal
+from kvcalc.render.plot.axis import bytes_axis, counts_axis, tokens_axis
+from kvcalc.render.plot.image import spread
 
 GIB = 2**30
 #: meta-llama/Meta-Llama-3-8B config.json: 32 layers, 8 KV heads of 128; K and V in 2 bytes.
@@ -137,6 +142,7 @@ def test_csv_has_a_row_per_point(call: Call, plot: Any) -> None:
         (["llama3", "--what", "colours"], "--what cannot be 'colours'"),
         (["llama3", "--scale", "sqrt"], "--scale cannot be 'sqrt'"),
         (["llama3", "--from", "8k", "--to", "4k"], "there is nothing to draw"),
+        (["llama3", "--to", "1t"], "to must be a positive whole number of tokens"),
         (["llama3", "-c", "8k"], "--context changes nothing"),
         (["llama3", "--what", "sessions", "-n", "2"], "--sessions changes nothing"),
         (["llama3", "--what", "ledger", "--to", "8k"], "--to changes nothing"),
@@ -157,6 +163,58 @@ def test_errors_say_what_and_write_nothing(
     assert done.code == 2
     assert said in done.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_contexts_an_engine_refuses_are_left_out_and_told() -> None:
+    """The points that an engine takes are drawn, the span of the others is said; of none the refusal is the answer."""
+
+    def at(tokens: int) -> CurvePoint:
+        if tokens < 4:
+            raise EngineRefusal("too short")
+        return {"context_tokens": tokens, "total_bytes": tokens, "rank_bytes": tokens}
+
+    said: list[tuple[str, str]] = []
+    assert [point["context_tokens"] for point in each_point([1, 2, 4, 8], at, said)] == [4, 8]
+    assert said == [("warning", "not drawn from 1 to 2 tokens: too short")]
+    with pytest.raises(EngineRefusal):
+        each_point([1, 2], at, said)
+
+
+def test_axes_have_round_ticks_that_fit() -> None:
+    """Tokens at powers of two with 8k among them, sizes in whole units, counts at 1-2-5; few labels, rising."""
+    axes = [
+        *(tokens_axis(1, 2**power, log=log) for power in range(3, 41) for log in (True, False)),
+        *(bytes_axis("", [3, 10**power], log=log) for power in range(1, 19) for log in (True, False)),
+        *(counts_axis("", [2, 10**power + 7], log=log) for power in range(10) for log in (True, False)),
+    ]
+    for axis in axes:
+        assert 1 <= len(axis.ticks) <= 10
+        assert axis.places == sorted(set(axis.places))
+        assert axis.low <= axis.places[0]
+        assert axis.places[-1] <= axis.high
+        assert len(set(axis.labels)) == len(axis.labels)
+    assert {"2k", "8k", "32k", "128k"} <= set(tokens_axis(1024, 131072 * 8, log=True).labels)
+    assert bytes_axis("", [0, 20 * GIB], log=False).labels == ["0", "5 GiB", "10 GiB", "15 GiB", "20 GiB"]
+    assert counts_axis("", [3, 900], log=True).labels == ["2", "5", "10", "20", "50", "100", "200", "500", "1,000"]
+
+
+def test_names_do_not_touch() -> None:
+    """Names are pushed apart to their least distance, in order, inside the picture while there is room."""
+    for wished in ([0.5] * 8, [0.0, 0.0, 0.02, 0.98, 1.0, 1.0], [0.1, 0.4, 0.9], [0.99] * 5):
+        found = spread(wished, 0.05)
+        assert all(later - earlier >= 0.05 - 1e-6 for earlier, later in pairwise(found))
+        assert min(found) >= 0
+        assert max(found) <= 1
+    assert spread([0.1, 0.4, 0.9], 0.05) == [0.1, 0.4, 0.9]
+
+
+def test_lines_that_hide_each_other_are_named(call: Call) -> None:
+    """A model whose curve lies on another's is named in the picture, and a context with no session is a sentence."""
+    pytest.importorskip("plotext")
+    out = call("plot", "llama3", "llama3.1-8b", "--to", "8k", "--scale", "linear", "--format", "table").out
+    assert "llama-3.1-8b: the same as llama-3-8b" in out
+    done = call("plot", "llama3", "--what", "sessions", "--pool", "1MiB", "--format", "table")
+    assert (done.code, "not one session fits" in done.err) == (2, True)
 
 
 def test_a_refusal_of_all_is_the_engines_own(call: Call) -> None:
@@ -210,6 +268,15 @@ def test_images_are_sound_and_repeat(call: Call, tmp_path: Path, kind: str) -> N
     assert not re.search(rb"<dc:date>|20\d\d-\d\d-\d\dT", content)
 
 
+def test_nothing_is_left_behind_where_a_folder_is_in_the_way(call: Call, tmp_path: Path) -> None:
+    """A file that cannot be put in its place leaves no part of it."""
+    pytest.importorskip("matplotlib")
+    (tmp_path / "a.png").mkdir()
+    done = call("plot", "llama3", "--what", "ledger", "--pool", "24GiB", "--output", str(tmp_path / "a.png"))
+    assert (done.code, "cannot write" in done.err) == (2, True)
+    assert [found.name for found in tmp_path.iterdir()] == ["a.png"]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="modes of files")
 def test_a_written_file_has_the_usual_mode(call: Call, tmp_path: Path) -> None:
     """A picture is readable as any file the user makes."""
@@ -244,13 +311,13 @@ class Loads(HTMLParser):
                 self.ids.append(value or "")
 
 
-@pytest.mark.parametrize("what", ["context", "ledger"])
+@pytest.mark.parametrize("what", ["context", "sessions", "ledger"])
 def test_the_page_fetches_nothing(call: Call, tmp_path: Path, what: str) -> None:
     """One page with its script inside: no element loads anything, no name becomes markup, no button sends data away."""
     pytest.importorskip("plotly")
     model = tmp_path / "m.yaml"
     model.write_text(TINY.replace("name: tiny", f"name: '{HOSTILE}'"))
-    load = ["--gpu", "h100"] if what == "ledger" else []
+    load = [] if what == "context" else ["--gpu", "h100"]
     for name in ("a.html", "b.html"):
         done = call("plot", str(model), "llama3", "--what", what, *load, "--output", str(tmp_path / name))
         assert (done.code, done.err) == (0, "")

@@ -235,7 +235,7 @@ def _ledger(answer: Answer) -> Picture:
             pair = (_ITEM_COLOURS[spare % len(_ITEM_COLOURS)], _ITEM_HATCHES[spare % len(_ITEM_HATCHES)])
             looks.setdefault(line["item"], pair)
     bars = tuple(_bar(record, looks, counted.get(record["name"], record["name"])) for record in answer["results"])
-    most = max(max(bar.total, sum(part.size for part in bar.parts)) for bar in bars)
+    most = max(max(bar.total, bar.worst_start, sum(part.size for part in bar.parts)) for bar in bars)
     notes = tuple(f"{bar.name}: {bar.verdict}" for bar in bars if bar.verdict != "FITS")
     x = bytes_axis("memory of one GPU, GiB", [0, most], log=False)
     return Picture(*picture_words(answer), x, None, bars=bars, notes=notes)
