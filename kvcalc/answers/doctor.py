@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 EXTRAS = {
     "measure": "measure and --measure: allocate on a device",
     "hub": "hf:org/name as a target",
-    "plot": "plot: pictures as PNG, SVG or HTML",
-    "report": "report: one page for planners",
+    "plot": "plot and report: pictures in the terminal, as PNG, SVG or HTML",
     "parquet": "sweep: Parquet files",
     "notebook": "tables in notebooks",
 }

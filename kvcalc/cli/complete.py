@@ -231,13 +231,15 @@ VALUES: dict[str, Callable[[str, Mapping[str, list[str]]], Offer]] = {
     "gpu": _gpus,
     "kv_dtype": _kv_dtypes,
     **dict.fromkeys(("state_dtype", "index_dtype", "weight_dtype", "tier_dtype"), _dtypes),
-    **dict.fromkeys(("context", "max_context", "require_context"), _plain(*_CONTEXTS)),
+    **dict.fromkeys(("context", "max_context", "require_context", "first", "last"), _plain(*_CONTEXTS)),
     **dict.fromkeys(("tp", "pp", "dp", "dcp"), _plain(*_DEGREES)),
     "model": _targets,
     "device": _plain("cuda", "cpu"),
     "cache": _plain("plan", "transformers"),
     "arrivals": _plain("closed", "poisson"),
     "layouts": _plain("all"),
+    "what": _plain("context", "sessions", "ledger"),
+    "scale": _plain("log", "linear"),
 }
 #: argument name (after the command's, where that decides) -> what it names.
 ARGUMENTS: dict[str, Callable[[str, Mapping[str, list[str]]], Offer]] = {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kvcalc.answers.common import prepare
 from kvcalc.core.plan import RankPlan, Tensor
 from kvcalc.errors import UsageError
+from kvcalc.files import write_whole
 from kvcalc.measure.allocator import simulate
 from kvcalc.measure.answer import asked_again, frame
 from kvcalc.measure.full import compare
@@ -27,14 +28,8 @@ def save(answer: dict[str, Any], path: str) -> None:
 
     Raises: UsageError where it cannot be written.
     """
-    target = Path(path)
-    part = target.with_name(f".{target.name}.part")
-    try:
-        part.write_text(json.dumps(answer, indent=2, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
-        part.replace(target)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UsageError(f"{path} cannot be written: {error.strerror}", fix="name a file elsewhere") from None
+    text = json.dumps(answer, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    write_whole(path, text.encode())
 
 
 def load(path: str) -> dict[str, Any]:

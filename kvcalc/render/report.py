@@ -78,7 +78,7 @@ def _figure(curve: Answer, numbers: Page) -> str:
     data = b64encode(image(drawn, "svg")).decode()
     words = escape(". ".join((drawn.title, *drawn.lead)), quote=True)
     figure = f'<figure><img alt="{words}" src="data:image/svg+xml;base64,{data}"></figure>'
-    return f"{figure}\n{folded_html('The numbers', table)}"
+    return f"{figure}\n{folded_html('The numbers', table)}" if table else figure
 
 
 def markdown_report(answer: Answer) -> bytes:

@@ -40,7 +40,7 @@ def sections(answer: Answer) -> list[Section]:
         assumptions=(*answer["assumptions"], *compared.assumptions),
         warnings=(*refused, *answer["warnings"], *compared.warnings),
     )
-    drawn = tuple((curve, replace(plot_page(curve), assumptions=(), warnings=())) for curve in answer["curves"])
+    drawn = tuple((curve, _numbers(curve)) for curve in answer["curves"])
     return [
         Section("Does it fit?", _verdicts(answer)),
         Section("Side by side", compared),
@@ -49,6 +49,13 @@ def sections(answer: Answer) -> list[Section]:
         Section("How far to trust it", _labels(answer)),
         Section("Made by", _made_by(answer)),
     ]
+
+
+def _numbers(curve: Answer) -> Page:
+    """Behind a picture; a ledger's are with its model, and what was assumed is said once, above."""
+    if curve["inputs"]["what"] == "ledger":
+        return Page(sheets=())
+    return replace(plot_page(curve), assumptions=(), warnings=())
 
 
 def _verdicts(answer: Answer) -> Page:

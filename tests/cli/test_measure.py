@@ -210,7 +210,7 @@ def test_torch_is_not_loaded_unasked(model: str) -> None:
         (["--device", "cpu", "--until-full"], 4, "--limit"),
         (["--device", "cpu", "-c", "1m", "-n", "100000"], 4, "is the longest context that fits"),
         (["--check", "--until-full"], 2, "measures nothing"),
-        (["--device", "cpu", "--save", "/nowhere/kept.json"], 2, "cannot be written"),
+        (["--device", "cpu", "--save", "/nowhere/kept.json"], 2, "cannot write /nowhere/kept.json"),
     ],
 )
 def test_what_cannot_be(
