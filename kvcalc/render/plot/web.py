@@ -50,6 +50,20 @@ def figure_html(drawn: Picture, *, name: str = "kvcalc-plot") -> str:
         _add_bars(figure, drawn)
     else:
         _add_lines(figure, drawn)
+    _dress(figure)
+    config = {
+        "displaylogo": False,
+        "responsive": True,
+        # Named one by one: plotly's own bar has a button that sends the data to its makers' server.
+        "modeBarButtons": [["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d", "toImage"]],
+        "toImageButtonOptions": {"format": "svg", "filename": name},
+    }
+    written: str = to_html(figure, include_plotlyjs=True, full_html=False, div_id=name, config=config)
+    return f'<div class="plot">{written}</div>'
+
+
+def _dress(figure: Figure) -> None:
+    """What all figures share: white in dark pages too, the legend above, the buttons beside."""
     figure.update_layout(
         template="none",
         font={"family": "system-ui, sans-serif", "size": 13, "color": "#222222"},
@@ -68,15 +82,6 @@ def figure_html(drawn: Picture, *, name: str = "kvcalc-plot") -> str:
             "y": 1.0,
         },
     )
-    config = {
-        "displaylogo": False,
-        "responsive": True,
-        # Named one by one: plotly's own bar has a button that sends the data to its makers' server.
-        "modeBarButtons": [["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d", "toImage"]],
-        "toImageButtonOptions": {"format": "svg", "filename": name},
-    }
-    written: str = to_html(figure, include_plotlyjs=True, full_html=False, div_id=name, config=config)
-    return f'<div class="plot">{written}</div>'
 
 
 def _plain(text: str) -> str:
