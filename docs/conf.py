@@ -7,6 +7,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import ClassVar
+
+from pygments.lexer import RegexLexer, bygroups
+from pygments.token import Generic, Text
+from sphinx.application import Sphinx
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -26,8 +31,8 @@ myst_heading_anchors = 4
 myst_enable_extensions = ["deflist"]
 
 nitpicky = True
-#: Names in signatures that have no page of their own.
-nitpick_ignore_regex = [("py:.*", r"(kvcalc\.)?(answers|core|registry|targets)\..*")]
+#: Names in signatures: keywords (a table on the page lists them) and records of the JSON answers (their schemas do).
+nitpick_ignore = [("py:class", name) for name in ("Options", "Prepared", "ComponentBytes", "CacheRecord")]
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 python_use_unqualified_type_names = True
@@ -43,4 +48,20 @@ html_theme_options = {"navigation_with_keys": True}
 copybutton_prompt_text = r"\$ |> |>>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 copybutton_only_copy_prompt_lines = True
-suppress_warnings: list[str] = []
+
+
+class Console(RegexLexer):
+    """Commands behind `$ ` and `> `, everything else is what they print."""
+
+    name = "console"
+    tokens: ClassVar = {
+        "root": [
+            (r"^(\$ |> )(.*\n)", bygroups(Generic.Prompt, Text)),
+            (r".*\n", Generic.Output),
+        ]
+    }
+
+
+def setup(app: Sphinx) -> None:
+    """Sphinx's own lexer for `console` stumbles over quotes that span lines."""
+    app.add_lexer("console", Console)

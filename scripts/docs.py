@@ -43,12 +43,11 @@ def run(command: str) -> str:
     return out.getvalue() + err.getvalue()
 
 
-def in_bash(command: str, folder: Path = ROOT) -> str:
-    """The same for a pipeline or a loop; `kvcalc` is this checkout, whatever is installed."""
-    with tempfile.TemporaryDirectory() as tools:
-        done = subprocess.run(
-            ["bash", "-c", command], cwd=folder, env=shell_env(Path(tools)), capture_output=True, text=True, check=False
-        )
+def in_bash(command: str) -> str:
+    """The same for a pipeline or a loop, in an empty folder; `kvcalc` is this checkout, whatever is installed."""
+    with tempfile.TemporaryDirectory() as tools, tempfile.TemporaryDirectory() as folder:
+        env = shell_env(Path(tools))
+        done = subprocess.run(["bash", "-c", command], cwd=folder, env=env, capture_output=True, text=True, check=False)
     return done.stdout + done.stderr
 
 
