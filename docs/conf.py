@@ -32,7 +32,10 @@ myst_enable_extensions = ["deflist"]
 
 nitpicky = True
 #: Names in signatures: keywords (a table on the page lists them) and records of the JSON answers (their schemas do).
-nitpick_ignore = [("py:class", name) for name in ("Options", "Prepared", "ComponentBytes", "CacheRecord")]
+nitpick_ignore_regex = [
+    ("py:class", r"Options|Prepared|ComponentBytes|CacheRecord"),
+    ("py:class", r"kvcalc\.(answers|core|registry|targets)\..*"),
+]
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 python_use_unqualified_type_names = True
