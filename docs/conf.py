@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from pygments.lexer import RegexLexer, bygroups
-from pygments.token import Generic, Text
+from pygments.token import Generic
 from sphinx.application import Sphinx
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,7 +59,7 @@ class Console(RegexLexer):
     name = "console"
     tokens: ClassVar = {
         "root": [
-            (r"^(\$ |> )(.*\n)", bygroups(Generic.Prompt, Text)),
+            (r"^(\$ |> )(.*\n)", bygroups(Generic.Prompt, Generic.Strong)),
             (r".*\n", Generic.Output),
         ]
     }

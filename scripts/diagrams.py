@@ -95,18 +95,17 @@ def picture(name: str, shown: Shown) -> str:
     title = f"{name}: one layer of {shown.model}, block {shown.block}"
     which = f", block {shown.block}" if len(loaded.model.blocks) > 1 else ""
     body, bottom = _body(kind, rows)
-    return "\n".join(
-        [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {bottom + 14}" width="{WIDTH}" '
-            f'height="{bottom + 14}" role="img">',
-            f"<title>{escape(title)}</title>",
-            f"<style>\n{_STYLE}\n</style>",
-            f'<rect class="card" x="0.5" y="0.5" width="{WIDTH - 1}" height="{bottom + 13}" rx="8"/>',
-            _text(LEFT, 24, f"one layer of {shown.model}{which}", "name"),
-            *body,
-            "</svg>\n",
-        ]
-    )
+    size = f'viewBox="0 0 {WIDTH} {bottom + 14}" width="{WIDTH}" height="{bottom + 14}"'
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">',
+        f"<title>{escape(title)}</title>",
+        f"<style>\n{_STYLE}\n</style>",
+        f'<rect class="card" x="0.5" y="0.5" width="{WIDTH - 1}" height="{bottom + 13}" rx="8"/>',
+        _text(LEFT, 24, f"one layer of {shown.model}{which}", "name"),
+        *body,
+        "</svg>\n",
+    ]
+    return "\n".join(lines)
 
 
 def _rows(kind: Kind, block: str, components: list[Any]) -> list[Row]:
@@ -123,7 +122,9 @@ def _rows(kind: Kind, block: str, components: list[Any]) -> list[Row]:
 def _body(kind: Kind, rows: list[Row]) -> tuple[list[str], int]:
     """The lines of the card, and where it ends."""
     if not rows:
-        words = "reads the cache that another layer wrote" if kind.kind == "shared" else "keeps nothing of earlier tokens"
+        words = (
+            "reads the cache that another layer wrote" if kind.kind == "shared" else "keeps nothing of earlier tokens"
+        )
         cells = [_rect(x, 44, CELL - 2, 18, "gone") for x in _columns()]
         return [*cells, _text(LEFT, 82, f"{words}: 0 B", "small")], 88
     body, y = _readers(kind, rows), 50
@@ -154,9 +155,7 @@ def _readers(kind: Kind, rows: list[Row]) -> list[str]:
 
 def _strip(row: Row, y: int) -> list[str]:
     """Name and slot of an array, and the tokens it keeps."""
-    shape = " + ".join(
-        " x ".join(f"{number:,}" for number in part[:2] if number > 1) for part in row.component.parts
-    )
+    shape = " + ".join(" x ".join(f"{number:,}" for number in part[:2] if number > 1) for part in row.component.parts)
     line = f'<tspan class="name">{escape(row.component.name)}</tspan> {shape} x {row.dtype} = {row.slot_bytes:,} B'
     return [
         f'<text x="{LEFT}" y="{y}">{line} a slot</text>',

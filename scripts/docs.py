@@ -27,27 +27,45 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 _CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _GENERATED = re.compile(r"(<!-- generated: ([^\s:]+):?(\S*) -->\n).*?(<!-- end -->)", re.DOTALL)
-_SHELL = re.compile(r"[|;<>`]|&&|\$\(")
+_SHELL = re.compile(r"[|;<>`\n]|&&|\$\(")
 
 
 def run(command: str) -> str:
     """What a command prints, in plain text as in a pipe (stdout, then stderr)."""
-    words = shlex.split(command, comments=True)
-    if words[:1] != ["kvcalc"] or "\n" in command or _SHELL.search(command):
-        return in_bash(command)
+    if not _SHELL.search(command):
+        return "".join(in_process(command))
+    first, pipe, rest = command.partition(" | ")
+    if pipe and not _SHELL.search(first) and first.count("'") % 2 == 0 and "kvcalc" not in rest and "$" not in rest:
+        out, err = in_process(first)  # one kvcalc, then filters: no second interpreter needs to start
+        return in_bash(rest, out) + err
+    return in_bash(command)
+
+
+def in_process(command: str) -> tuple[str, str]:
+    """Standard output and standard error of a plain kvcalc command."""
     from kvcalc.__main__ import main
 
+    words = shlex.split(command, comments=True)
+    if words[:1] != ["kvcalc"]:
+        raise SystemExit(f"documentation runs kvcalc and the shell around it: {command}")
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         main(words[1:])
-    return out.getvalue() + err.getvalue()
+    return out.getvalue(), err.getvalue()
 
 
-def in_bash(command: str) -> str:
-    """The same for a pipeline or a loop, in an empty folder; `kvcalc` is this checkout, whatever is installed."""
+def in_bash(command: str, given: str = "") -> str:
+    """What a pipeline or a loop prints, run in an empty folder."""
     with tempfile.TemporaryDirectory() as tools, tempfile.TemporaryDirectory() as folder:
-        env = shell_env(Path(tools))
-        done = subprocess.run(["bash", "-c", command], cwd=folder, env=env, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["bash", "-c", command],
+            input=given,
+            cwd=folder,
+            env=shell_env(Path(tools)),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     return done.stdout + done.stderr
 
 
@@ -55,7 +73,7 @@ def shell_env(tools: Path) -> dict[str, str]:
     """An environment whose PATH begins with `tools`: there `kvcalc` is this checkout, and `jq` is there for sure."""
     scripts = {"kvcalc": f'exec "{sys.executable}" -m kvcalc "$@"\n'}
     if shutil.which("jq") is None:
-        scripts["jq"] = f'exec "{sys.executable}" "{Path(__file__).with_name("jq.py")}" "$@"\n'
+        scripts["jq"] = f'exec "{sys.executable}" "{Path(__file__).with_name("jq_filter.py")}" "$@"\n'
     for name, line in scripts.items():
         (tools / name).write_text("#!/bin/sh\n" + line)
         (tools / name).chmod(0o755)
