@@ -26,6 +26,8 @@ version = release = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
 exclude_patterns = ["requirements.txt", "Thumbs.db", ".DS_Store"]
 root_doc = "index"
+smartquotes = False  # --json stays --json
+default_role = "code"  # docstrings write names as Markdown does
 
 myst_heading_anchors = 4
 myst_enable_extensions = ["deflist"]

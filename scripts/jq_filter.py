@@ -14,7 +14,8 @@ def main(arguments: list[str]) -> int:
     found = jq.compile(program).input_text(sys.stdin.read()).all()
     for value in found:
         plain = isinstance(value, str) and "r" in flags
-        print(value if plain else json.dumps(value, indent=None if "c" in flags else 2, ensure_ascii=False))
+        compact = {"separators": (",", ":")} if "c" in flags else {"indent": 2}
+        print(value if plain else json.dumps(value, ensure_ascii=False, **compact))
     return 1 if "e" in flags and (not found or found[-1] in (None, False)) else 0
 
 
