@@ -33,7 +33,6 @@ myst_heading_anchors = 4
 myst_enable_extensions = ["deflist"]
 
 nitpicky = True
-suppress_warnings = ["toc.empty_glob"]  # a section may wait for its page
 #: Types in signatures, which have no page: keywords (a table lists them) and records of the answers (schemas do).
 nitpick_ignore_regex = [
     ("py:class", r"[A-Z]\w*"),
