@@ -187,6 +187,12 @@ OTHERS = (
         ("total_bytes:GiB",),
     ),
     Row(
+        "sgl-project/sglang/pull/11309",
+        'the same, 1,462,784 tokens: 54.52 "GB" printed, 65.49 taken, indexer included',
+        "size deepseek-v3.2 -c 1462784 -e sglang --kv-dtype fp8 --gpu h200",
+        ("total_bytes:GiB",),
+    ),
+    Row(
         "sgl-project/sglang/pull/13466",
         'SGLang, Kimi-K2 on each of 8: 0.53 "GB" for 8,050',
         "size kimi-k2 -c 8050 --tp 8",
@@ -287,6 +293,13 @@ OTHERS = (
         'Unsloth, Gemma-3-27B: 10.41 "GB"',
         "size gemma3-27b -c 128k",
         ("total_bytes:GiB",),
+    ),
+    Row(
+        "unslothai/unsloth/pull/4757",
+        'Unsloth, Qwen3.5-27B: 16.00 "GB"',
+        "size qwen3.5-27b -c 256k -e llama.cpp",
+        ("total_bytes:GiB",),
+        "0.15 GiB of it states, which the 16.00 leaves out",
     ),
     Row(
         "unslothai/unsloth/pull/4757",
