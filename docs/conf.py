@@ -1,4 +1,4 @@
-"""How the site is built: `python scripts/site.py`, or `sphinx-build -W -n docs site`.
+"""How the site is built: `python scripts/build_site.py`, or `sphinx-build -W -n docs site`.
 
 The pages are plain Markdown that a repository viewer shows as well; everything here works without a network.
 """

@@ -87,6 +87,24 @@ def test_diagrams_are_current() -> None:
         assert path.read_text() == text, "run python scripts/docs.py"
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("a.html", '<script src="https://cdn.example/x.js"></script>', True),
+        ("a.html", "<img alt='' src=//cdn.example/x.png>", True),
+        ("a.html", '<link rel="stylesheet" href="https://fonts.example/x.css">', True),
+        ("a.css", "@import url(https://fonts.example/x.css);", True),
+        ("a.css", "p { background: url('//cdn.example/x.png') }", True),
+        ("a.html", '<a href="https://arxiv.org/abs/2405.04434">paper</a><img src="_images/mla.svg">', False),
+        ("a.css", "p { background: url(x.png) } /* https://example.org */", False),
+    ],
+)
+def test_what_a_page_loads_from_elsewhere_is_found(name: str, text: str, found: bool, tmp_path: Path) -> None:
+    """The build fails on scripts, styles and pictures of another host, not on links that a reader may follow."""
+    (tmp_path / name).write_text(text)
+    assert _script("build_site").fetched(tmp_path) == ([name] if found else [])
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_no_page_shows_a_mistake(path: Path) -> None:
     """Printed outputs hold no error, except where the page means to show one and prints the exit code or JSON."""

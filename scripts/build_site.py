@@ -1,6 +1,6 @@
 """Builds the documentation site: every warning is an error, and nothing in it needs a network.
 
-    python scripts/site.py [FOLDER]     (default: site/)
+    python scripts/build_site.py [FOLDER]     (default: site/)
 
 Needs docs/requirements.txt. Exit 1 where Sphinx warns (a link that leads nowhere, a page in no table of contents) or
 where a built page loads anything from another host.
