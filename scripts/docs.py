@@ -242,6 +242,8 @@ GENERATED: dict[str, Callable[..., str]] = {
     "accuracy-by-engine": lambda: beside("accuracy", "sections"),
     "engine-options": lambda name: beside("engine_tables", "options", name),
     "log-lines": lambda name: beside("engine_tables", "log_lines", name),
+    "answer-common": lambda: beside("answer_tables", "common"),
+    "answer-fields": lambda: beside("answer_tables", "fields"),
     "scenarios": lambda name: beside("scenarios", "answers", name),
 }
 
