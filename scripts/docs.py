@@ -1,10 +1,11 @@
-"""Keeps the documentation true: runs every `$ kvcalc ...` in it and rewrites the generated tables.
+"""Keeps the documentation true: runs every `$ kvcalc ...` in it, rewrites the generated tables, draws the diagrams.
 
     python scripts/docs.py           rewrite README.md and docs/*.md
     python scripts/docs.py --check   exit 1 where a file would change
 
-A fenced `console` block holds commands (`$ kvcalc ...`) and what they print; a block between
-`<!-- generated: NAME -->` and `<!-- end -->` is a table made from the registries.
+A fenced `console` block holds commands (`$ kvcalc ...`) and what they print; lines that begin with `> ` continue a
+command. A plain kvcalc command runs in this process, anything with a pipe or a loop in bash. A block between
+`<!-- generated: NAME -->` and `<!-- end -->` is a table made from the registries; `NAME:WORD` passes the word on.
 """
 
 from __future__ import annotations
@@ -15,32 +16,85 @@ import io
 import os
 import re
 import shlex
+import shutil
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 _CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_GENERATED = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_GENERATED = re.compile(r"(<!-- generated: ([^\s:]+):?(\S*) -->\n).*?(<!-- end -->)", re.DOTALL)
+_SHELL = re.compile(r"[|;<>`\n]|&&|\$\(")
 
 
-def run(line: str) -> str:
-    """What one `kvcalc ...` command line prints, in plain text as in a pipe (stdout, then stderr)."""
+def run(command: str) -> str:
+    """What a command prints, in plain text as in a pipe (stdout, then stderr)."""
+    if not _SHELL.search(command):
+        return "".join(in_process(command))
+    first, pipe, rest = command.partition(" | ")
+    if pipe and not _SHELL.search(first) and first.count("'") % 2 == 0 and "kvcalc" not in rest and "$" not in rest:
+        out, err = in_process(first)  # one kvcalc, then filters: no second interpreter needs to start
+        return in_bash(rest, out) + err
+    return in_bash(command)
+
+
+def in_process(command: str) -> tuple[str, str]:
+    """Standard output and standard error of a plain kvcalc command."""
     from kvcalc.__main__ import main
 
-    words = shlex.split(line, comments=True)
-    if not words or words[0] != "kvcalc" or {"|", ">", "<", ";"} & set(words):
-        raise SystemExit(f"documentation can only run plain kvcalc commands: {line}")
+    words = shlex.split(command, comments=True)
+    if words[:1] != ["kvcalc"]:
+        raise SystemExit(f"documentation runs kvcalc and the shell around it: {command}")
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         main(words[1:])
-    return out.getvalue() + err.getvalue()
+    return out.getvalue(), err.getvalue()
+
+
+def in_bash(command: str, given: str = "") -> str:
+    """What a pipeline or a loop prints, run in an empty folder."""
+    with tempfile.TemporaryDirectory() as tools, tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            ["bash", "-c", command],
+            input=given,
+            cwd=folder,
+            env=shell_env(Path(tools)),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    return done.stdout + done.stderr
+
+
+def shell_env(tools: Path) -> dict[str, str]:
+    """An environment whose PATH begins with `tools`: there `kvcalc` is this checkout, and `jq` is there for sure."""
+    scripts = {"kvcalc": f'exec "{sys.executable}" -m kvcalc "$@"\n'}
+    if shutil.which("jq") is None:
+        scripts["jq"] = f'exec "{sys.executable}" "{Path(__file__).with_name("jq_filter.py")}" "$@"\n'
+    for name, line in scripts.items():
+        (tools / name).write_text("#!/bin/sh\n" + line)
+        (tools / name).chmod(0o755)
+    return {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
+
+
+def commands(block: str) -> list[str]:
+    """The commands of a console block: `$ ` begins one, `> ` continues it, everything else is output."""
+    found: list[str] = []
+    for line in block.splitlines():
+        if line.startswith("$ "):
+            found.append(line[2:])
+        elif line.startswith("> ") and found:
+            found[-1] += "\n" + line[2:]
+    return found
 
 
 def console_block(match: re.Match[str]) -> str:
     """The block with every command's present output."""
-    commands = [line for line in match.group(1).splitlines() if line.startswith("$ ")]
-    return "```console\n" + "".join(f"{command}\n{run(command[2:])}" for command in commands) + "```"
+    shown = (f"$ {command.replace(chr(10), chr(10) + '> ')}\n{run(command)}" for command in commands(match.group(1)))
+    return "```console\n" + "".join(shown) + "```"
 
 
 def table(titles: list[str], rows: list[list[str]]) -> str:
@@ -115,19 +169,14 @@ def gpus_table() -> str:
     return table([f"GPU ({len(rows)})", "product", "bytes", "total is"], rows)
 
 
-def beside(script: str, name: str) -> str:
-    """What the function `name` of a script that lies beside this file returns."""
-    spec = importlib.util.spec_from_file_location(f"kvcalc_{script}", Path(__file__).with_name(f"{script}.py"))
+def beside(module: str, function: str, *words: str) -> Any:
+    """What `function` of a script that lies beside this file returns."""
+    spec = importlib.util.spec_from_file_location(f"kvcalc_{module}", Path(__file__).with_name(f"{module}.py"))
     if spec is None or spec.loader is None:
-        raise SystemExit(f"scripts/{script}.py is missing")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return str(getattr(module, name)())
-
-
-def accuracy(name: str) -> str:
-    """A table of scripts/accuracy.py."""
-    return beside("accuracy", name)
+        raise SystemExit(f"scripts/{module}.py is missing")
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return getattr(loaded, function)(*words)
 
 
 #: One shipped model per way of caching, for the page that sets engines beside kinds.
@@ -180,7 +229,7 @@ def engine_kinds_table() -> str:
     return table(["kind", "shown by", *engines], rows) + "\nRefused:\n\n" + "\n".join(refusals) + "\n"
 
 
-GENERATED: dict[str, Callable[[], str]] = {
+GENERATED: dict[str, Callable[..., str]] = {
     "kinds": kinds_table,
     "engines": engines_table,
     "engine-kinds": engine_kinds_table,
@@ -189,15 +238,26 @@ GENERATED: dict[str, Callable[[], str]] = {
     "commands": commands_table,
     "models": models_table,
     "gpus": gpus_table,
-    "accuracy": lambda: accuracy("summary"),
-    "accuracy-by-engine": lambda: accuracy("sections"),
+    "accuracy": lambda: beside("accuracy", "summary"),
+    "accuracy-by-engine": lambda: beside("accuracy", "sections"),
+    "engine-options": lambda name: beside("engine_tables", "options", name),
+    "log-lines": lambda name: beside("engine_tables", "log_lines", name),
+    "answer-common": lambda: beside("answer_tables", "common"),
+    "answer-fields": lambda: beside("answer_tables", "fields"),
+    "scenarios": lambda name: beside("scenarios", "answers", name),
 }
 
 
 def refreshed(text: str) -> str:
     """`text` with every console block run and every generated table made anew."""
     text = _CONSOLE.sub(console_block, text)
-    return _GENERATED.sub(lambda match: match.group(1) + GENERATED[match.group(2)]() + match.group(3), text)
+    return _GENERATED.sub(generated_block, text)
+
+
+def generated_block(match: re.Match[str]) -> str:
+    """The block with its table made anew; a word after the name's colon goes to its maker."""
+    head, name, word, end = match.groups()
+    return head + GENERATED[name](*([word] if word else [])) + end
 
 
 def files() -> list[Path]:
@@ -218,20 +278,25 @@ def schema_files() -> dict[Path, str]:
     return schemas | {ROOT / "docs" / "man" / "kvcalc.1": beside("man", "man_page")}
 
 
+def made_files() -> dict[Path, str]:
+    """Every file that is wholly generated: schemas and diagrams."""
+    return {**schema_files(), **beside("diagrams", "pictures")}
+
+
 def main(arguments: list[str]) -> int:
     os.chdir(ROOT)
-    schemas = schema_files()
-    old_schemas = [path for path, text in schemas.items() if not path.exists() or path.read_text() != text]
+    made = made_files()
+    old = [path for path, text in made.items() if not path.exists() or path.read_text() != text]
     changed = stale()
     if "--check" in arguments:
-        for path in (*changed, *old_schemas):
+        for path in (*changed, *old):
             print(f"{path.relative_to(ROOT)} is out of date: run python scripts/docs.py")
-        return 1 if changed or old_schemas else 0
+        return 1 if changed or old else 0
     for path in changed:
         path.write_text(refreshed(path.read_text()))
-    for path in old_schemas:
+    for path in old:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(schemas[path])
+        path.write_text(made[path])
     return 0
 
 
