@@ -37,6 +37,8 @@ _RULES = {
     "tensorrt-llm": "fraction_memory",
     **dict.fromkeys(("llama.cpp", "ollama", "lmstudio"), "llamacpp_memory"),
 }
+#: What of the load an engine's lines look at: vLLM before 0.10 the context (`vllm_ledger`), llama.cpp all its tokens.
+_LOADED = {"vllm": "context", **dict.fromkeys(("llama.cpp", "ollama", "lmstudio"), "tokens")}
 #: What activations, CUDA graphs and the driver took in 52 vLLM start-up logs (versions 0.6 to 0.31, quoted in public
 #: issues), by the card's size: (up to this many bytes; tenth, median and ninth decile in hundredths of a GiB).
 _OVERHEAD = ((30 * GIB, 38, 108, 203), (60 * GIB, 127, 233, 444), (120 * GIB, 170, 318, 578), (None, 216, 406, 784))
@@ -102,6 +104,14 @@ class Rest(NamedTuple):
     assumptions: list[str]
     warnings: list[str]
     levers: list[tuple[str, dict[str, Any]]]
+
+
+def load_seen(engine: str, load: Load) -> int:
+    """What the ledger of `engine` sees of the load: where it is equal, so is the ledger; 0 where it sees nothing."""
+    seen = _LOADED.get(engine)
+    if seen is None:
+        return 0
+    return load.context_tokens * (load.sessions if seen == "tokens" else 1)
 
 
 def pool_only(pool_bytes: int, source: str, detail: str) -> Ledger:
