@@ -109,7 +109,7 @@ _SWEEP = (
     Opt("gpu", ("--gpu",), "LIST", "GPUs: h100-80gb,h200:8; adds what fits to each row."),
     Opt("engines", ("--engines",), "LIST", "Engines: ideal,vllm or all (default ideal)."),
     Opt("layouts", ("--layouts",), "LIST", "Layouts: tp1,tp8,tp2dp4 or auto, what fit chooses (default auto)."),
-    Opt("output", ("--output",), "FILE", "Write here, .csv, .jsonl or .parquet; FILE.part until it is whole."),
+    Opt("file", ("--output",), "FILE", "Write here, .csv, .jsonl or .parquet; FILE.part until it is whole."),
     Opt("resume", ("--resume",), "", "Go on with FILE.part of the same sweep.", switch=True),
     Opt("force", ("--force",), "", "Replace FILE.", switch=True),
     Opt("jobs", ("--jobs",), "N", "Processes (default: one per CPU)."),
@@ -208,12 +208,13 @@ COMMANDS: dict[str, Spec] = {
     ),
     "fit": Spec(
         "The GPU's memory, max context, sessions; exit 1 when it does not fit.",
-        "The GPU's memory line by line, the longest context and the most sessions; exit 1 when the load does not fit."
+        "The GPU's memory line by line, the longest context and the most sessions; exit 1 when the load does not fit. "
+        "With request lengths (--workload, or --input and --output) also how many sessions of these lengths it holds."
         "\n\nExample: kvcalc fit llama3-70b --gpu h100-80gb --tp 4 -c 32k -n 8"
         "\n\nExample: kvcalc fit llama3.1-8b -e vllm --gpu l40s -c 32k --require-sessions 3"
         "\n\nExample: kvcalc fit qwen3-8b --pool 24GiB -c 32k --format csv",
         _ONE,
-        (*_CACHE, *_ENGINES, *_POOL, *_LOG, *_GATE, *_MODELS, *_MEASURE, *_OUTPUT),
+        (*_CACHE, *_ENGINES, *_POOL, *_LOG, *_GATE, *_WORKLOAD, *_MODELS, *_MEASURE, *_OUTPUT),
     ),
     "measure": Spec(
         "Allocate the cache on a device and compare to the byte.",

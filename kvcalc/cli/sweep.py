@@ -135,7 +135,8 @@ def _output(given: Given) -> tuple[str, Path | None]:
     from kvcalc.render.rowfile import FORMATS
 
     values = given.values
-    path = None if values.get("output") is None else Path(values["output"])
+    name = given.file()
+    path = None if name is None else Path(name)
     form = values.get("format") or ("jsonl" if values.get("json") else None)
     if form is None:
         form = "csv" if path is None else path.suffix.lower().lstrip(".")

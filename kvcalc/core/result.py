@@ -264,6 +264,33 @@ class SessionLoad(TypedDict):
     shared_bytes: int
 
 
+class WorkloadInfo(TypedDict):
+    mean_prompt_tokens: float
+    mean_output_tokens: float
+    longest_tokens: int
+    shared_prompt_tokens: int
+    arrivals: str
+
+
+class SessionsRecord(SessionLoad):
+    """Sessions of real lengths over all replicas; blocks and bytes of one GPU.
+
+    worst_case_sessions: every session as long as the longest; full_context_sessions: as the model allows.
+    """
+
+    pool_bytes: int
+    pool_low_bytes: int
+    pool_high_bytes: int
+    workload: WorkloadInfo
+    max_sessions: int | None
+    low_sessions: int | None
+    binding_limit: str
+    limits: SessionLimits
+    longest_session_tokens: int
+    worst_case_sessions: int | None
+    full_context_sessions: int | None
+
+
 class PriceInfo(TypedDict):
     """USD per GPU and hour, as text; where and when it was read."""
 
