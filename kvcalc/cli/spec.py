@@ -104,16 +104,16 @@ _ADVICE = (
 )
 _SWEEP = (
     Opt("context", ("-c", "--context"), "LIST", "Tokens per session: 8k,32k or 1k..1m or 4k..128k/4k (default 8k)."),
-    Opt("sessions", ("-n", "--sessions"), "LIST", "Sessions: 1,8 or 1..64 (default 1)."),
+    Opt("sessions", ("-n", "--sessions"), "NUMBERS", "Sessions: 1,8 or 1..64 (default 1)."),
     Opt("kv_dtype", ("--kv-dtype",), "LIST", "KV types: bf16,fp8 (default: the model's)."),
     Opt("gpu", ("--gpu",), "LIST", "GPUs: h100-80gb,h200:8; adds what fits to each row."),
     Opt("engines", ("--engines",), "LIST", "Engines: ideal,vllm or all (default ideal)."),
-    Opt("layouts", ("--layouts",), "LIST", "Layouts: tp1,tp8,tp2dp4 or auto, what fit chooses (default auto)."),
+    Opt("divisions", ("--layouts",), "LIST", "Layouts: tp1,tp8,tp2dp4 or auto, what fit chooses (default auto)."),
     Opt("file", ("--output",), "FILE", "Write here, .csv, .jsonl or .parquet; FILE.part until it is whole."),
     Opt("resume", ("--resume",), "", "Go on with FILE.part of the same sweep.", switch=True),
     Opt("force", ("--force",), "", "Replace FILE.", switch=True),
     Opt("jobs", ("--jobs",), "N", "Processes (default: one per CPU)."),
-    Opt("format", ("--format",), "FORMAT", "csv, jsonl or parquet (default: FILE's suffix, else csv)."),
+    Opt("row_format", ("--format",), "FORMAT", "csv, jsonl or parquet (default: FILE's suffix, else csv)."),
     Opt("json", ("--json",), "", "Short for --format jsonl.", switch=True),
 )
 _GATE = (

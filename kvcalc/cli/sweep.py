@@ -74,7 +74,7 @@ def read_sweep(given: Given) -> Sweep:
         targets=tuple(Given({**values, "targets": list(dict.fromkeys(names))}).targets(registry)),
         engines=engines,
         gpus=_gpus(values.get("gpu"), registry),
-        divisions=_divisions(values.get("layouts")),
+        divisions=_divisions(values.get("divisions")),
         kv_dtypes=types,
         contexts=contexts,
         sessions=sessions,
@@ -137,7 +137,7 @@ def _output(given: Given) -> tuple[str, Path | None]:
     values = given.values
     name = given.file()
     path = None if name is None else Path(name)
-    form = values.get("format") or ("jsonl" if values.get("json") else None)
+    form = values.get("row_format") or ("jsonl" if values.get("json") else None)
     if form is None:
         form = "csv" if path is None else path.suffix.lower().lstrip(".")
     if form not in FORMATS:
