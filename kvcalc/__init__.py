@@ -13,21 +13,58 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from kvcalc.api import Cache, LoadedModel, load
+    from kvcalc.api import (
+        Cache,
+        LoadedModel,
+        compare,
+        import_model,
+        json_schema,
+        list_dtypes,
+        list_engines,
+        list_gpus,
+        list_models,
+        load,
+        plan,
+        read_log,
+        validate,
+    )
+    from kvcalc.asking import ask
     from kvcalc.errors import KvcalcError
 
 
-__all__ = ["Cache", "KvcalcError", "LoadedModel", "__version__", "load"]
+__all__ = [
+    "Cache",
+    "KvcalcError",
+    "LoadedModel",
+    "__version__",
+    "ask",
+    "compare",
+    "import_model",
+    "json_schema",
+    "list_dtypes",
+    "list_engines",
+    "list_gpus",
+    "list_models",
+    "load",
+    "plan",
+    "read_log",
+    "validate",
+]
 
 
 def __getattr__(name: str) -> Any:
     """The API is imported when it is used: the command line never pays for it."""
-    if name in ("Cache", "LoadedModel", "load"):
-        from kvcalc import api
-
-        return getattr(api, name)
     if name == "KvcalcError":
         from kvcalc.errors import KvcalcError
 
         return KvcalcError
+    if name in __all__:
+        from kvcalc import api
+
+        return getattr(api, name)
     raise AttributeError(f"module 'kvcalc' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """What completion offers before the API is imported."""
+    return sorted({*globals(), *__all__})

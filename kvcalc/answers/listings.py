@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from kvcalc.answers.common import header
+from kvcalc.core.gpu import Gpu
+from kvcalc.core.model import Model
 from kvcalc.document import plain
 from kvcalc.dtypes import DTYPES
 from kvcalc.engines import engine_names, get_engine
@@ -12,39 +14,52 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from kvcalc.answers.rows import DtypeRow, EngineRow, GpuRow, ModelRow
+
 
 def list_models(registry: Registry, *, match: str | None = None) -> dict[str, Any]:
     """Every shipped model whose name or alias contains `match`."""
-    rows = []
+    rows: list[ModelRow] = []
     for model in registry.models():
         words = [model.name, *model.aliases]
         if match and not any(normal(match) in normal(word) for word in words):
             continue
-        rows.append(
-            {
-                "name": model.name,
-                "aliases": list(model.aliases),
-                "architecture": model.architecture,
-                "layers": len(model.layers),
-                "kinds": model.kinds_summary(),
-                "parameters": model.parameters,
-                "model_max_context": model.max_context,
-                "dtype": model.dtype,
-                "source": plain(model.source),
-            }
-        )
+        rows.append(model_row(model))
     warnings = [f"{name}: {fault}" for name, fault in registry.broken().items()]
     return {**header("models", {"match": match}), "warnings": warnings, "results": rows}
+
+
+def model_row(model: Model) -> ModelRow:
+    return {
+        "name": model.name,
+        "aliases": list(model.aliases),
+        "architecture": model.architecture,
+        "layers": len(model.layers),
+        "kinds": model.kinds_summary(),
+        "parameters": model.parameters,
+        "model_max_context": model.max_context,
+        "dtype": model.dtype,
+        "source": plain(model.source),
+    }
 
 
 def list_gpus(registry: Registry, *, match: str | None = None) -> dict[str, Any]:
     """Every GPU whose name or alias contains `match`, with the bytes the driver reports."""
     rows = [
-        plain(gpu) | {"total_is": gpu.total_is, "aliases": list(gpu.aliases), "prices": [plain(p) for p in gpu.prices]}
+        _gpu_row(gpu)
         for gpu in registry.gpus()
         if not match or any(normal(match) in normal(word) for word in (gpu.name, *gpu.aliases))
     ]
     return {**header("gpus", {"match": match}), "results": rows}
+
+
+def _gpu_row(gpu: Gpu) -> GpuRow:
+    """Fields that are not known are left out."""
+    row: GpuRow = {key: list(value) if isinstance(value, tuple) else value for key, value in plain(gpu).items()}  # type: ignore[assignment]
+    row["total_is"] = gpu.total_is
+    row["aliases"] = list(gpu.aliases)
+    row["prices"] = [plain(price) for price in gpu.prices]
+    return row
 
 
 def list_engines(name: str | None = None) -> dict[str, Any]:
@@ -52,7 +67,7 @@ def list_engines(name: str | None = None) -> dict[str, Any]:
 
     Raises: UsageError for an unknown engine.
     """
-    rows = []
+    rows: list[EngineRow] = []
     for each in (name,) if name else engine_names():
         engine, _ = get_engine(each)
         rows.append(
@@ -72,7 +87,7 @@ def list_engines(name: str | None = None) -> dict[str, Any]:
 
 def list_dtypes() -> dict[str, Any]:
     """The element types with their true bytes."""
-    rows = [
+    rows: list[DtypeRow] = [
         {
             "name": dtype.name,
             "aliases": list(dtype.aliases),

@@ -7,6 +7,7 @@ from operator import or_
 from types import UnionType
 from typing import Any, Literal, NotRequired, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
 
+from kvcalc.answers.rows import DtypeRow, EngineRow, FileRow, GpuRow, ModelRow
 from kvcalc.core.advised import AdvisedModel, Decision, Finding, HeldRecord, LeverRecord, SeenDevice
 from kvcalc.core.result import (
     Advice,
@@ -255,11 +256,35 @@ class DoctorAnswer(_Header):
     results: list[Finding]
 
 
-class ListAnswer(_Header):
-    """`kvcalc models`, `gpus`, `engines`, `dtypes`, `validate`: one record per row."""
+class ModelsAnswer(_Header):
+    """`kvcalc models`. warnings: files of a --models-dir that do not load."""
 
-    results: list[dict[str, Any]]
-    warnings: NotRequired[list[str]]
+    results: list[ModelRow]
+    warnings: list[str]
+
+
+class GpusAnswer(_Header):
+    """`kvcalc gpus`."""
+
+    results: list[GpuRow]
+
+
+class EnginesAnswer(_Header):
+    """`kvcalc engines`."""
+
+    results: list[EngineRow]
+
+
+class DtypesAnswer(_Header):
+    """`kvcalc dtypes`."""
+
+    results: list[DtypeRow]
+
+
+class ValidateAnswer(_Header):
+    """`kvcalc validate`."""
+
+    results: list[FileRow]
 
 
 ANSWERS: dict[str, Any] = {
@@ -280,7 +305,11 @@ ANSWERS: dict[str, Any] = {
     "explain-log": ExplainLogAnswer,
     "import": ImportAnswer,
     "doctor": DoctorAnswer,
-    **dict.fromkeys(("models", "gpus", "engines", "dtypes", "validate"), ListAnswer),
+    "models": ModelsAnswer,
+    "gpus": GpusAnswer,
+    "engines": EnginesAnswer,
+    "dtypes": DtypesAnswer,
+    "validate": ValidateAnswer,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 
 from kvcalc.answers.common import Ask
@@ -126,6 +127,10 @@ class Given(NamedTuple):
         if gpus is not None and sum(count for _, count in fleet) != gpus:
             raise UsageError(f"--gpu {text} and --gpus {gpus} contradict", fix="keep one of them", field="gpus")
         return fleet, notes
+
+    def watched(self) -> bool:
+        """A person looks on: progress may be shown on stderr."""
+        return sys.stderr.isatty()
 
     def registry(self) -> Registry:
         """What is shipped; a directory of the user's is read at once, so that a wrong one is said.

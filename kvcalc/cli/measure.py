@@ -53,7 +53,7 @@ def _alone(given: Given) -> dict[str, Any]:
         from kvcalc.measure.hf_cache import measure_cache
 
         return measure_cache(target, ask, device)
-    with _progress(shown=bool(given.values["full"])) as progress:
+    with _progress(shown=bool(given.values["full"]) and given.watched()) as progress:
         return measure(
             target,
             ask,
@@ -111,7 +111,7 @@ def _save(given: Given, answer: dict[str, Any]) -> None:
 @contextmanager
 def _progress(*, shown: bool) -> Iterator[Progress | None]:
     """A bar of tries on a terminal's stderr; nothing in a pipe."""
-    if not shown or not sys.stderr.isatty():
+    if not shown:
         yield None
         return
     from rich.console import Console

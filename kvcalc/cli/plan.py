@@ -39,7 +39,7 @@ def run(given: Given) -> int:
         most_gpus=given.whole("max_gpus", most=4096) or MAX_UNIT,
         rows=given.whole("rows", most=1000) or 10,
     )
-    answer = plan(given.target(registry), ask, gpus, wanted, _progress if sys.stderr.isatty() else None)
+    answer = plan(given.target(registry), ask, gpus, wanted, _progress if given.watched() else None)
     if values.get("gpu") is None:
         answer["assumptions"] = [f"GPUs {DEFAULT_GPUS}: none were asked for (--gpu)", *answer["assumptions"]]
     given.emit(answer)

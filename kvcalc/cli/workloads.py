@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -63,7 +64,7 @@ def read_workload(given: Given) -> Workload:
     if path is not None and (prompt is not None or output is not None):
         raise UsageError("--workload and --input/--output contradict", fix="keep one of them", field="workload")
     if path is not None:
-        found = _read_file(path)
+        found = _read_file(path) if isinstance(path, str) else _read_object(path)
     elif prompt is None or output is None:
         raise need_workload()
     else:
@@ -78,6 +79,13 @@ def read_workload(given: Given) -> Workload:
         shared_prompt=found.shared_prompt if shared is None else shared,
         poisson=found.poisson if arrivals is None else arrivals == "poisson",
     )
+
+
+def _read_object(held: object) -> Workload:
+    """What Python hands over instead of a file: its mapping, or rows of (prompt tokens, output tokens)."""
+    from kvcalc.planning.workload import from_document, from_rows, rows_of_pairs
+
+    return from_document(held) if isinstance(held, Mapping) else from_rows(rows_of_pairs(held))
 
 
 def _read_file(path: str) -> Workload:

@@ -309,6 +309,19 @@ def rows_of_lines(lines: Iterable[str], *, file: str) -> Iterator[tuple[int, int
         yield _row(record.get("prompt_tokens"), record.get("output_tokens"), file=file, line=number)
 
 
+def rows_of_pairs(held: object) -> Iterator[tuple[int, int]]:
+    """(prompt, output) of each pair that Python hands over.
+
+    Raises: UsageError naming the pair, counted from 1.
+    """
+    if not isinstance(held, Iterable):
+        raise _fault(f"a workload is a mapping or pairs of prompt and output tokens, not {short(held)}", value=held)
+    for line, pair in enumerate(held, 1):
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise _fault(f"workload:{line}: {short(pair)} is no pair of prompt and output tokens", line=line)
+        yield _row(*pair, file="workload", line=line)
+
+
 def _row(prompt: object, output: object, *, file: str, line: int) -> tuple[int, int]:
     found = []
     for name, value in (("prompt_tokens", prompt), ("output_tokens", output)):

@@ -114,6 +114,30 @@ def test_the_library_does_not_import_the_command_line() -> None:
     assert not any(name.startswith(("kvcalc.cli", "kvcalc.render")) for name in loaded)
 
 
+def test_questions_import_nothing_heavy() -> None:
+    """A question about a shipped model imports no typer, rich, yaml or pydantic; `print` does not either."""
+    load_registry()
+    code = (
+        "import sys, kvcalc; assert 'load' in dir(kvcalc); answer = kvcalc.load('llama3').fit(pool='16GiB');"
+        "str(answer); kvcalc.compare(['llama3'], pool='16GiB'); sys.stderr.write(' '.join(sys.modules))"
+    )
+    done = fresh(code, flags=("-S",))
+    loaded = set(done.stderr.split())
+    assert done.returncode == 0, done.stderr
+    assert {"kvcalc.api", "kvcalc.cli.fit"} <= loaded
+    assert loaded.isdisjoint(HEAVY)
+
+
+def test_names_are_there_before_and_after_use() -> None:
+    """No public name is hidden by a module of the package once that is imported."""
+    code = (
+        "import kvcalc, kvcalc.engines, kvcalc.explain_log, kvcalc.schema, kvcalc.dtypes;"
+        "print(all(getattr(kvcalc, n) is getattr(__import__('kvcalc.api').api, n) for n in kvcalc.__all__"
+        " if n not in ('KvcalcError', '__version__')))"
+    )
+    assert fresh(code).stdout == "True\n"
+
+
 def test_layers() -> None:
     """import-linter's contracts hold: the core is pure, imports go one way."""
     done = fresh("from importlinter.cli import lint_imports; raise SystemExit(lint_imports(no_cache=True))")
