@@ -78,7 +78,9 @@ def _table(sheet: Sheet, console: Console) -> RenderableType:
     for place, wish in enumerate(wanted):  # what is left after the words goes to the first columns that want it
         more = min(wish - least[place], spare)
         least[place], spare = least[place] + more, spare - more
-    return _build(sheet, dict(zip(kept, least, strict=True)))
+    # A last column with all its room is left to rich: before 14.3 it draws one of a fixed width a cell wider.
+    last = None if least[-1] >= wanted[-1] else least[-1]
+    return _build(sheet, dict(zip(kept, [*least[:-1], last], strict=True)))
 
 
 def _total(widths: list[int]) -> int:
@@ -129,7 +131,7 @@ def _stacked(sheet: Sheet) -> RenderableType:
     return Group(*lines)
 
 
-def _build(sheet: Sheet, widths: dict[int, int]) -> Table:
+def _build(sheet: Sheet, widths: dict[int, int | None]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for index, width in widths.items():
         column = sheet.columns[index]
