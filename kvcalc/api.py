@@ -19,7 +19,7 @@ from kvcalc.core.capacity import max_context, max_sessions
 from kvcalc.core.model import Model
 from kvcalc.core.plan import CachePlan, Load
 from kvcalc.errors import UsageError, short
-from kvcalc.registry import Registry, load_registry
+from kvcalc.registry import Registry
 from kvcalc.targets import Target, load_target
 from kvcalc.units import MAX_SESSIONS, MAX_TOKENS, parse_bytes, parse_tokens
 
@@ -242,7 +242,7 @@ def load(
     >>> load("deepseek-v2")
     <LoadedModel deepseek-v2: 60 mla>
     """
-    known = registry or load_registry(None if models_dir is None else os.fspath(models_dir))
+    known = registry or Registry(None if models_dir is None else os.fspath(models_dir))
     return LoadedModel(load_target(os.fspath(target), known), known)
 
 
@@ -257,7 +257,7 @@ def compare(
     if isinstance(targets, str | LoadedModel):
         raise UsageError("compare takes a list of models", fix="compare([...])", field="targets")
     loaded = [target for target in targets if isinstance(target, LoadedModel)]
-    known = loaded[0].registry if loaded else load_registry()
+    known = loaded[0].registry if loaded else Registry()
     models = [target if isinstance(target, LoadedModel) else load(target, registry=known) for target in targets]
     if not models:
         raise UsageError("no model to compare", fix="name one", field="targets")

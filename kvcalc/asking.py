@@ -14,7 +14,7 @@ from typing import Any
 from kvcalc.cli.given import Given
 from kvcalc.cli.spec import COMMANDS, Argument, Opt, module_of
 from kvcalc.errors import UsageError, did_you_mean, short
-from kvcalc.registry import Registry, load_registry
+from kvcalc.registry import Registry
 from kvcalc.targets import Target, load_target
 
 #: How an answer is printed is no question.
@@ -58,7 +58,7 @@ class Asked(Given):
         return False
 
     def registry(self) -> Registry:
-        return self.known or load_registry(self.values.get("models_dir"))
+        return self.known or Registry(self.values.get("models_dir"))
 
     def target(self, registry: Registry) -> Target:
         return self.targets(registry)[0]

