@@ -193,6 +193,10 @@ class LoadedModel:
         """The cheapest sets of GPUs that hold `users` sessions at once; no row where nothing holds them."""
         return cast("schemas.PlanAnswer", self.ask("plan", **options))
 
+    def advise(self, **options: Unpack[options_of.AdviseOptions]) -> schemas.AdviseAnswer:
+        """Whether the load fits, what binds, and in numbers what would change that."""
+        return cast("schemas.AdviseAnswer", self.ask("advise", **options))
+
     def offload(self, **options: Unpack[options_of.OffloadOptions]) -> schemas.OffloadAnswer:
         """Idle sessions in host memory and on disk: their bytes, how many fit, how long they take to come back.
 

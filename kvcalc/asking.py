@@ -88,10 +88,14 @@ def ask(
     >>> ask("size", "llama3", context="128k", sessions=4)["total_bytes"]
     68719476736
     """
-    if command not in COMMANDS or command == "schema":
-        near = did_you_mean(command, list(COMMANDS)) if isinstance(command, str) else None
+    answering = [name for name, spec in COMMANDS.items() if any(option.name == "json" for option in spec.options)]
+    if command not in answering:
+        near = did_you_mean(command, answering) if isinstance(command, str) else None
         raise UsageError(
-            f"no command {short(command)}", fix=near or f"one of: {', '.join(COMMANDS)}", field="command", value=command
+            f"no command {short(command)} that answers with a record",
+            fix=near or f"one of: {', '.join(answering)}",
+            field="command",
+            value=command,
         )
     takes = COMMANDS[command].argument
     if argument is None and loaded is None and takes is not None and takes.required:

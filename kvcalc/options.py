@@ -56,15 +56,20 @@ class Measured(TypedDict, total=False):
     device: str
 
 
-class Pool(TypedDict, total=False):
-    """The memory that is left for the cache."""
+class Ledger(TypedDict, total=False):
+    """What takes the GPU's memory beside the cache."""
 
     ep: bool
     weight_dtype: str
-    pool: Size
     lora: str
     overhead: Size
     gpu_total: Size
+
+
+class Pool(Ledger, total=False):
+    """The memory that is left for the cache: from the ledger, or known."""
+
+    pool: Size
 
 
 class Logged(TypedDict, total=False):
@@ -123,7 +128,13 @@ class SessionsOptions(Cached, Lengths, Pool, Logged, total=False):
     """Of `sessions`."""
 
 
-class PlanOptions(TypedDict, total=False):
+class AdviseOptions(Cached, Ledger, total=False):
+    """Of `advise`."""
+
+    rows: int
+
+
+class PlanOptions(Lengths, Ledger, total=False):
     """Of `plan`, which chooses tp, pp and dp itself; gpu and kv_dtype take lists."""
 
     users: int
@@ -131,14 +142,6 @@ class PlanOptions(TypedDict, total=False):
     price: str | float | Mapping[str, float]
     max_gpus: int
     rows: int
-    workload: Requests
-    input: Shape
-    output: Shape
-    shared_prompt: Tokens
-    image_tokens: Tokens
-    arrivals: str
-    wait: Share
-    preempt: Share
     context: Tokens
     sessions: int
     kv_dtype: str | Sequence[str]
@@ -149,11 +152,6 @@ class PlanOptions(TypedDict, total=False):
     draft: str
     encoder_tokens: int
     gpu: str | Sequence[str]
-    ep: bool
-    weight_dtype: str
-    lora: str
-    overhead: Size
-    gpu_total: Size
 
 
 class OffloadOptions(Cached, total=False):

@@ -83,7 +83,7 @@ def check_contents(wheel: Path, sdist: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     tracked = {name for name in sh("git", "ls-files", "kvcalc", "model_configs").splitlines() if "/" in name}
     wanted = {re.sub(r"^model_configs/", "kvcalc/_model_configs/", name) for name in tracked}
-    inside = {name for name in names if not name.split("/")[0].endswith(".dist-info")}
+    inside = {name for name in names if not name.split("/")[0].endswith((".dist-info", ".data"))}
     if inside != wanted:
         raise SystemExit(f"the wheel has {sorted(inside - wanted)} too many and lacks {sorted(wanted - inside)}")
     if missing := [name for name in DATA if name not in names]:

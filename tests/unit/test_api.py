@@ -64,6 +64,10 @@ SAME: dict[str, tuple[Any, list[str]]] = {
         lambda m: m.plan(users=50, gpu=["l4", "h100-80gb"], price={"l4": 0.8, "h100-80gb": 3}, context="4k"),
         ["--users", "50", "--gpu", "l4,h100-80gb", "--price", "l4=0.8,h100-80gb=3", "-c", "4k"],
     ),
+    "advise": (
+        lambda m: m.advise(gpu="h100-80gb:2", context="64k", sessions=30),
+        ["--gpu", "h100-80gb:2", "-c", "64k", "-n", "30"],
+    ),
     "offload": (
         lambda m: m.offload(context=20000, sessions=3, host="1TiB", link="24GB/s"),
         ["-c", "20000", "-n", "3", "--host", "1TiB", "--link", "24GB/s"],
@@ -120,7 +124,19 @@ def test_listings_and_files_equal_the_command(call: Call) -> None:
 
 #: What only the command line does: it writes files, and one command of it stands for two questions.
 NOT_IN_PYTHON = {"fit": {"engines"}, "measure": {"check"}}
-TYPED = ("size", "fit", "explain", "variants", "sessions", "plan", "offload", "transfer", "measure", "compare")
+TYPED = (
+    "advise",
+    "size",
+    "fit",
+    "explain",
+    "variants",
+    "sessions",
+    "plan",
+    "offload",
+    "transfer",
+    "measure",
+    "compare",
+)
 
 
 @pytest.mark.parametrize("command", TYPED)
@@ -203,6 +219,7 @@ MISTAKES: dict[str, Any] = {
     "compare([...])": kvcalc.compare,
     "name one": lambda m: kvcalc.compare([]),
     "did you mean size": lambda m: m.ask("sise"),
+    "one of: compare, ": lambda m: kvcalc.ask("completion", "bash"),
     "name TARGET": lambda m: kvcalc.ask("size"),
 }
 
