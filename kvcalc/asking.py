@@ -38,10 +38,12 @@ class Answer(dict[str, Any]):
 
     def _repr_html_(self) -> str:
         """A notebook shows the tables of the page."""
-        from kvcalc.render.htmlout import html_text, text_block
+        from html import escape
+
+        from kvcalc.render.htmlout import page_html
 
         page = self._page()
-        return text_block(super().__repr__()) if page is None else html_text(page)
+        return f"<pre>{escape(super().__repr__())}</pre>" if page is None else page_html(page)
 
 
 class Asked(Given):

@@ -15,7 +15,7 @@ from kvcalc import options
 from kvcalc.asking import python_name, read_values
 from kvcalc.cli import quick
 from kvcalc.cli.spec import COMMANDS
-from kvcalc.render.htmlout import html_text
+from kvcalc.render.htmlout import page_html
 from kvcalc.render.sheet import Cell, Column, Page, Sheet
 
 HOSTILE = "<script>alert('&')</script>"
@@ -246,7 +246,7 @@ def test_notebook_shows_the_components() -> None:
     """The HTML forms name every array and its bytes, the model, and the verdict."""
     model = kvcalc.load("deepseek-v2")
     html = model.cache(1)._repr_html_()
-    assert '<td style="text-align:left">latent</td>' in html
+    assert '<td class="n">latent</td>' in html
     assert "61,440" in html  # 60 layers x 512 x 2 B
     assert "deepseek-v2" in model._repr_html_()
     assert "DOES NOT FIT" in model.ask("fit", pool="1KiB")._repr_html_()
@@ -275,10 +275,10 @@ def test_notebook_escapes_what_files_say(tmp_path: Path) -> None:
         verdict=HOSTILE,
         footer=(HOSTILE,),
     )
-    for html in (model._repr_html_(), model.cache(1)._repr_html_(), html_text(page)):
+    for html in (model._repr_html_(), model.cache(1)._repr_html_(), page_html(page)):
         assert "<script" not in html
         assert "&lt;script&gt;" in html
-    assert html_text(page).count("&lt;script&gt;") == 10
+    assert page_html(page).count("&lt;script&gt;") == 10
 
 
 def test_unknown_attribute() -> None:
