@@ -37,6 +37,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:class", r"[A-Z]\w*"),
     ("py:class", r"kvcalc\.\w+\..*"),
+    ("py:class", r"schemas\.\w+|options_of\.\w+|os\.PathLike"),
     ("py:.*", r"typing.*|collections.*"),
 ]
 autodoc_typehints = "signature"
