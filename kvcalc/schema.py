@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from inspect import cleandoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from kvcalc.core.model import Check, Kind, Model, Mtp, Source, Weights
 from kvcalc.document import LIMITS, MAX_NAME, model_from_document
 from kvcalc.errors import KvcalcError, ModelFileError, did_you_mean, short
-from kvcalc.kinds import KIND_TAGS, any_kind, kind_class
+from kvcalc.kinds import KIND_TAGS, any_kind, kind_class, kinds_by_tag
 from kvcalc.kinds.indexer import Indexer
 from kvcalc.yamlfile import FieldPath, decode, parse, read_bytes
 
@@ -267,4 +268,7 @@ def load_file(path: Path) -> Model:
 def json_schema(mode: Literal["validation", "serialization"] = "validation") -> dict[str, Any]:
     """JSON Schema of a model file, for editors."""
     schema = ModelDocument.model_json_schema(mode=mode)
+    for cls in (*kinds_by_tag().values(), Indexer, Check, Mtp, Source, Weights):
+        # pydantic below 2.14 leaves the text of a dataclass out.
+        schema["$defs"][cls.__name__].setdefault("description", cleandoc(cls.__doc__ or ""))
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

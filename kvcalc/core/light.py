@@ -98,6 +98,9 @@ class Record(metaclass=_RecordType):
     (Point(x=1, y=0), True)
     """
 
+    #: An unknown key is an error; pydantic below 2.14 does not take that over from the document around a record.
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - pydantic's name, and a dict is what it reads
+
     if TYPE_CHECKING:
         __slots__: ClassVar[tuple[str, ...]]
         __defaults__: ClassVar[dict[str, Any]]
