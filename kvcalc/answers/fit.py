@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from kvcalc.answers.common import Ask, Prepared, header, prepare
 from kvcalc.answers.size import cache_record
-from kvcalc.core.capacity import max_context, max_sessions
+from kvcalc.core.capacity import Beside, max_context, max_sessions, nothing
 from kvcalc.core.exactness import weakest
 from kvcalc.core.gpu import Gpu
 from kvcalc.core.light import NamedTuple
@@ -15,7 +15,7 @@ from kvcalc.dtypes import DTYPES
 from kvcalc.engines import LAYERWISE, NARROW_TYPE, get_engine
 from kvcalc.engines.base import read_options
 from kvcalc.errors import KvcalcError, UsageError
-from kvcalc.planning.ledger import Ledger, LedgerAsk, build_ledger, levers, pool_only
+from kvcalc.planning.ledger import Ledger, LedgerAsk, build_ledger, follows_load, levers, pool_only
 from kvcalc.targets import Target
 
 TYPE_CHECKING = False
@@ -177,8 +177,9 @@ def fit_record(ready: Prepared, ask: Ask, gpu: Gpu | None) -> FitRecord:
     load, planner = ready.load, ready.planner
     need = planner.plan(load).max_rank_bytes
     fits = 0 < pool >= need
-    context, sessions = _held(ready, pool)
-    low_context, low_sessions = (context, sessions) if low == pool else _held(ready, low)
+    grown = _grown(ready, ask, gpu)
+    context, sessions = _held(ready, pool, grown.best)
+    low_context, low_sessions = (context, sessions) if low == pool else _held(ready, low, grown.low)
     limit = ready.target.model.max_context
     base = cache_record(ready)
     base["assumptions"] += ledger.assumptions
@@ -207,12 +208,36 @@ def fit_record(ready: Prepared, ask: Ask, gpu: Gpu | None) -> FitRecord:
     }
 
 
-def _held(ready: Prepared, pool: int) -> tuple[int | None, int | None]:
+class _Grown(NamedTuple):
+    """What another load than the asked one takes from the pool beside its cache."""
+
+    best: Beside
+    low: Beside
+
+
+def _grown(ready: Prepared, ask: Ask, gpu: Gpu | None) -> _Grown:
+    """The ledger of another load less the ledger of the asked one, where the engine's buffers grow with the load."""
+    if gpu is None or ask.pool_bytes is not None:
+        return _Grown(nothing, nothing)
+    here = ledger_ask(ready.target, ask, gpu, ready.setup.layout)
+    if not follows_load(here):
+        return _Grown(nothing, nothing)
+    now = build_ledger(here)
+
+    def at(load: Load) -> Ledger:
+        return build_ledger(here._replace(load=load))
+
+    return _Grown(
+        lambda load: now.pool_bytes - at(load).pool_bytes, lambda load: now.low_pool_bytes - at(load).low_pool_bytes
+    )
+
+
+def _held(ready: Prepared, pool: int, beside: Beside) -> tuple[int | None, int | None]:
     """Longest context of the asked sessions, most sessions of the asked context."""
-    load, planner = ready.load, ready.planner
+    load, planner, encoder = ready.load, ready.planner, ready.load.encoder_tokens
     return (
-        max_context(planner, pool, sessions=load.sessions, encoder_tokens=load.encoder_tokens),
-        max_sessions(planner, pool, context_tokens=load.context_tokens, encoder_tokens=load.encoder_tokens),
+        max_context(planner, pool, sessions=load.sessions, encoder_tokens=encoder, beside=beside),
+        max_sessions(planner, pool, context_tokens=load.context_tokens, encoder_tokens=encoder, beside=beside),
     )
 
 

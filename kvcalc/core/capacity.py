@@ -57,24 +57,39 @@ def last_that_fits(need: Callable[[int], int], budget: int, most: int, *, start:
     return low
 
 
-def max_context(planner: Planner, pool_bytes: int, *, sessions: int = 1, encoder_tokens: int = 0) -> int | None:
+#: What a load takes of the pool beside the cache: buffers that grow with it.
+Beside = Callable[[Load], int]
+
+
+def nothing(_: Load) -> int:
+    """No such buffer."""
+    return 0
+
+
+def max_context(
+    planner: Planner, pool_bytes: int, *, sessions: int = 1, encoder_tokens: int = 0, beside: Beside = nothing
+) -> int | None:
     """Longest context `sessions` equal sessions can have in `pool_bytes` per GPU; None when unlimited."""
 
     def need(tokens: int) -> int:
+        load = Load(tokens, sessions, encoder_tokens)
         try:
-            return planner.plan(Load(tokens, sessions, encoder_tokens)).max_rank_bytes
+            return planner.plan(load).max_rank_bytes + beside(load)
         except EngineRefusal:
             return 0  # engines refuse contexts that are too short, never too long ones
 
     return last_that_fits(need, pool_bytes, MAX_TOKENS)
 
 
-def max_sessions(planner: Planner, pool_bytes: int, *, context_tokens: int, encoder_tokens: int = 0) -> int | None:
+def max_sessions(
+    planner: Planner, pool_bytes: int, *, context_tokens: int, encoder_tokens: int = 0, beside: Beside = nothing
+) -> int | None:
     """Most sessions of `context_tokens` tokens that `pool_bytes` per GPU holds; None when unlimited."""
 
     def need(sessions: int) -> int:
+        load = Load(context_tokens, sessions, encoder_tokens)
         try:
-            return planner.plan(Load(context_tokens, sessions, encoder_tokens)).max_rank_bytes
+            return planner.plan(load).max_rank_bytes + beside(load)
         except EngineRefusal:
             return MAX_BYTES  # more sessions than the engine serves fit no pool
 

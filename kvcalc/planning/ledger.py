@@ -37,6 +37,8 @@ _RULES = {
     "tensorrt-llm": "fraction_memory",
     **dict.fromkeys(("llama.cpp", "ollama", "lmstudio"), "llamacpp_memory"),
 }
+#: Modules whose lines depend on the load itself, not only on how the engine is started.
+_BY_LOAD = ("llamacpp_memory",)
 #: What activations, CUDA graphs and the driver took in 52 vLLM start-up logs (versions 0.6 to 0.31, quoted in public
 #: issues), by the card's size: (up to this many bytes; tenth, median and ninth decile in hundredths of a GiB).
 _OVERHEAD = ((30 * GIB, 38, 108, 203), (60 * GIB, 127, 233, 444), (120 * GIB, 170, 318, 578), (None, 216, 406, 784))
@@ -143,6 +145,11 @@ def build_ledger(ask: LedgerAsk) -> Ledger:
     rest = _rest(ask, total["bytes"])
     lines = [total, *(_taken(item, amount) for item, amount in [*rest.lines, *_adapters(ask)])]
     return Ledger(tuple(lines), tuple(rest.assumptions), tuple(rest.warnings))
+
+
+def follows_load(ask: LedgerAsk) -> bool:
+    """Whether the pool is another one for another load: some buffer grows with it."""
+    return _RULES.get(ask.engine) in _BY_LOAD and ask.overhead_bytes is None
 
 
 def _adapters(ask: LedgerAsk) -> list[tuple[str, Amount]]:

@@ -55,7 +55,9 @@ def checkpoint(model: Model, weight_dtype: str | None) -> Checkpoint:
     """
     stored = model.weights
     if weight_dtype is None and stored is not None and stored.bytes is not None:
-        plain = model.parameters is None or 10 * stored.bytes >= 19 * model.parameters
+        plain = "quant_method" not in model.facts
+        if model.parameters is not None:
+            plain = 10 * stored.bytes >= 19 * model.parameters
         label = "estimate" if stored.rounded else "exact"
         # Below 0.7 bytes per parameter: int4 experts with their scales, other layers in 16 bits.
         narrow = model.parameters is not None and 10 * stored.bytes < 7 * model.parameters
@@ -125,10 +127,10 @@ def rank_weights(
     replicated = _bytes_of(whole, _replicated_parameters(model, shape), parameters) if layout.tp > 1 else 0
     divided = total - experts - replicated
     spread = layout.tp * layout.dp if expert_parallel else layout.tp
-    padding = experts * _REPACKED // 1000 if whole.narrow else _padding(model, shape, experts)
+    padding = 0 if whole.plain else experts * _REPACKED // 1000 if whole.narrow else _padding(model, shape, experts)
     rank = ceil_div(divided, layout.tp) + replicated + ceil_div(experts + padding, spread)
-    rank = _fullest_stage(rank, shape, layout, whole, parameters)
     rank += _repeated_heads(model, layout.tp, whole, parameters)
+    rank = _fullest_stage(rank, shape, layout, whole, parameters)
     return _amount(whole, rank, layout, notes)
 
 

@@ -43,6 +43,18 @@ def test_llamacpp_gives_all_the_rest(call: Call) -> None:
     assert small["pool"] - large["pool"] == small["compute buffer"] - large["compute buffer"] > 0
 
 
+@pytest.mark.parametrize("engine", ["llama.cpp", "ollama", "lmstudio"])
+@pytest.mark.parametrize("flash", [True, False])
+def test_longest_context_pays_for_its_own_buffer(call: Call, engine: str, *, flash: bool) -> None:
+    """The compute buffer grows with the context: the longest one is the same whatever context is asked about."""
+    option = {"llama.cpp": "flash_attn=off", "ollama": "flash_attention=off", "lmstudio": "flash_attention=off"}[engine]
+    more = () if flash else ("-o", option)
+    base = ("fit", "llama-3.1-8b", "-e", engine, "--gpu", "rtx-4090", "--json", *more, "-c")
+    longest = call(*base, "4096").answer["max_context_tokens"]
+    there, beyond = call(*base, str(longest)).answer, call(*base, str(longest + 256)).answer
+    assert (there["max_context_tokens"], there["fits"], beyond["fits"]) == (longest, True, False)
+
+
 def test_slots_are_as_long_as_the_longest(call: Call) -> None:
     """llama.cpp's slots keep their whole context: as many sessions as if all were the longest."""
     answer = call("sessions", "llama-3.1-8b", "-e", "llama.cpp", "--pool", "40GiB", *LENGTHS, "--json").answer

@@ -12,7 +12,7 @@ from kvcalc.core.plan import Layout
 from kvcalc.document import model_from_document
 from kvcalc.errors import UsageError
 from kvcalc.planning.ledger import Ledger, LedgerAsk, build_ledger
-from kvcalc.planning.weights import checkpoint
+from kvcalc.planning.weights import checkpoint, rank_weights
 from kvcalc.registry import load_registry
 from kvcalc.units import GIB
 
@@ -92,3 +92,23 @@ def test_overhead_is_a_part_of_every_gpu(gpu: Gpu) -> None:
 def test_weights_above_the_card() -> None:
     """Weights that do not fit leave a negative pool: how much is missing, not zero."""
     assert ledger_of(model(parameters=10**12), H100, Layout(), overhead=0).pool_bytes == 81559 * 2**20 - 2 * 10**12
+
+
+def test_repeated_heads_belong_to_a_stage() -> None:
+    """More ranks than KV heads: a pipeline stage stores the K and V projections of its own layers twice, no others."""
+    # K and V of one layer: 2 x hidden x groups x head_dim = 2 x 8 x 1 x 4 elements, whole on each of 2 ranks.
+    heads = {"kind": "mqa", "heads": 2, "head_dim": 4}
+    facts = {"intermediate_size": 16, "tie_word_embeddings": False}
+    wide = model(parameters=2_000, hidden_size=8, vocab_size=50, attention=heads, layers=4, facts=facts)
+    whole, staged = (rank_weights(wide, layout).best for layout in (Layout(tp=2), Layout(tp=2, pp=4)))
+    layer, ends = 2 * (2_000 - 2 * 50 * 8) // 4, 2 * 2 * 50 * 8
+    projections = 2 * 2 * 8 * 4
+    assert whole == (4 * layer + ends) // 2 + 4 * projections // 2
+    assert staged == layer // 2 + projections // 2 + ends // 4
+
+
+@pytest.mark.parametrize(("asked", "padded"), [(None, True), ("bf16", False)])
+def test_only_packed_experts_are_padded(*, asked: str | None, padded: bool) -> None:
+    """The mxfp4 kernel pads gpt-oss's hidden size 2880 to 3072; experts in 16 bits stay as they are."""
+    found = rank_weights(load_registry().model("gpt-oss-20b"), Layout(), weight_dtype=asked).best
+    assert (found > checkpoint(load_registry().model("gpt-oss-20b"), asked).bytes) is padded
