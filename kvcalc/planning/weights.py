@@ -122,7 +122,7 @@ def rank_weights(
     if model.mtp is not None and not drafts and (dropped := _draft_parameters(model, shape)):
         total -= whole.bytes * dropped // parameters
         notes.append("without draft layers")
-    experts = _bytes_of(whole, shape.expert_parameters, parameters)
+    experts = _bytes_of(whole, shape.expert_parameters, parameters) if _experts_known(model, shape) else 0
     experts = min(experts, total)
     replicated = _bytes_of(whole, _replicated_parameters(model, shape), parameters) if layout.tp > 1 else 0
     divided = total - experts - replicated
@@ -149,14 +149,21 @@ def _bytes_of(whole: Checkpoint, part: int, parameters: int) -> int:
     return whole.bytes * min(part, parameters) // parameters if parameters else 0
 
 
+def _experts_known(model: Model, shape: Shape) -> bool:
+    """Whether the experts' widths are those of every layer: more of them than the model has parameters are not.
+
+    Then no expert is told apart from the other weights, and nothing is left out or divided further that may not be.
+    """
+    return shape.expert_parameters <= (model.parameters or 0)
+
+
 def _draft_parameters(model: Model, shape: Shape) -> int:
     """Of the multi-token-prediction layers: one more layer of the usual kind each."""
     if model.mtp is None or not shape.layers:
         return 0
     attention = attention_parameters(model) // shape.layers
-    wide = shape.layer_expert_parameters + 3 * shape.hidden * (
-        shape.shared_width or (shape.dense_width * (not shape.experts))
-    )
+    routed = shape.layer_expert_parameters if _experts_known(model, shape) else 0
+    wide = routed + 3 * shape.hidden * (shape.shared_width or (shape.dense_width * (not shape.experts)))
     return model.mtp.layers * (attention + wide + 2 * shape.hidden * shape.hidden)
 
 

@@ -144,8 +144,9 @@ def explain_page(answer: Answer) -> Page:
     """Each product on its own lines, with where the rule was read."""
     lines = []
     for term in answer["terms"]:
-        place = "" if term["block"] == "attention" else f" of block {term['block']}"
-        lines.append(f"{term['component']}{place} ({term['kind']}, {term['slots_rule']}, {term['dtype']})")
+        place = "" if term["block"] in ("", "attention") else f" of block {term['block']}"
+        about = ", ".join(filter(None, (term["kind"], term["slots_rule"], term["dtype"])))
+        lines.append(f"{term['component']}{place} ({about})")
         lines.append(f"    {term['formula']}")
     sources = dict.fromkeys(f"{term['kind']}: {term['source']}" for term in answer["terms"] if term["source"])
     one = " on the fullest rank" if len(answer["ranks"]) > 1 else ""

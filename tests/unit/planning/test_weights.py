@@ -12,6 +12,7 @@ from kvcalc.core.plan import Layout
 from kvcalc.document import model_from_document
 from kvcalc.errors import UsageError
 from kvcalc.planning.ledger import Ledger, LedgerAsk, build_ledger
+from kvcalc.planning.shape import known_shape
 from kvcalc.planning.weights import checkpoint, rank_weights
 from kvcalc.registry import load_registry
 from kvcalc.units import GIB
@@ -112,3 +113,24 @@ def test_only_packed_experts_are_padded(*, asked: str | None, padded: bool) -> N
     """The mxfp4 kernel pads gpt-oss's hidden size 2880 to 3072; experts in 16 bits stay as they are."""
     found = rank_weights(load_registry().model("gpt-oss-20b"), Layout(), weight_dtype=asked).best
     assert (found > checkpoint(load_registry().model("gpt-oss-20b"), asked).bytes) is padded
+
+
+@pytest.mark.parametrize(
+    ("name", "period"), [("llama-4-maverick", 2), ("jamba-v0.1", 2), ("jamba-1.5-mini", 2), ("llama-4-scout", 1)]
+)
+def test_layers_without_experts(name: str, period: int) -> None:
+    """interleave_moe_layer_step and expert_layer_period of the published configs: every so many layers have experts."""
+    shape = known_shape(load_registry().model(name))
+    assert shape.layers - shape.dense_layers == shape.layers // period
+    parameters = load_registry().model(name).parameters or 0
+    assert 0.8 * parameters < shape.expert_parameters < parameters
+
+
+def test_draft_layer_is_no_larger_than_the_model_says() -> None:
+    """Nemotron 3 Super: experts in 40 of 88 layers, of a latent width; 512 of them per layer would be 12 models.
+
+    Its checkpoint of 230.25 GiB (kaito's catalogue) stays whole but for the draft layer's attention.
+    """
+    super_ = load_registry().model("nemotron-3-super-120b-a12b")
+    whole = checkpoint(super_, None)
+    assert whole.bytes * 99 // 100 < rank_weights(super_, Layout()).best < whole.bytes
