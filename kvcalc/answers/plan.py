@@ -290,9 +290,24 @@ def flags_of(ready: Prepared, division: Division) -> str:
         kv_dtype = getattr(getattr(ready.planner, "settings", None), "kv_dtype", "auto")
         if kv_dtype != "auto":
             words.append(f"--kv-cache-dtype {kv_dtype}")
-        words += [f"--{key.replace('_', '-')} {value}" for key, value in ready.setup.options.items()]
-        return " ".join(words)
+        return " ".join([*words, *_written(ready.setup.options)])
     if ready.engine.name == "sglang":
         names = {"tp": "--tp-size", "pp": "--pp-size", "dp": "--dp-size"}
-        return " ".join(f"{names[key]} {value}" for key, value in degrees.items() if value > 1)
+        if division.ep:  # SGLang spreads experts over its TP ranks, which DP attention then divides
+            degrees["tp"] = single.tp * single.dp
+        words = [f"{names[key]} {value}" for key, value in degrees.items() if value > 1]
+        if division.ep:
+            words += ["--enable-dp-attention"] * (single.dp > 1) + [f"--ep-size {degrees['tp']}"]
+        if ready.setup.asked & {"key", "value"}:
+            words.append(f"--kv-cache-dtype {ready.setup.dtypes.key}")
+        return " ".join([*words, *_written({key: on for key, on in ready.setup.options.items() if on is not False})])
     return ""
+
+
+def _written(options: Mapping[str, Any]) -> list[str]:
+    """Engine options as flags: a switch stands alone, and with `no-` where it is off (which SGLang does not have)."""
+    words = []
+    for key, value in options.items():
+        name = key.replace("_", "-")
+        words.append(f"--{name} {value}" if type(value) is not bool else f"--{name}" if value else f"--no-{name}")
+    return words

@@ -134,6 +134,30 @@ def test_flags_start_the_engine(call: Call) -> None:
     assert "--max-num-seqs 512" in flags
 
 
+def test_switches_are_written_as_the_engine_reads_them(call: Call) -> None:
+    """vLLM's switches take no value: --flag or --no-flag (argparse.BooleanOptionalAction)."""
+    base = ("plan", "llama-3.1-8b", "-e", "vllm", "--users", "3", "--gpu", "h100-80gb", "--json", "-o")
+    said = [
+        call(*base, f"{option}").answer["results"][0]["flags"] for option in ("enforce_eager=on", "enforce_eager=off")
+    ]
+    assert said == ["--enforce-eager", "--no-enforce-eager"]
+
+
+def test_sglang_spreads_experts_over_its_tp_ranks(call: Call) -> None:
+    """Experts over TP x DP need DP attention there, whose degrees divide --tp-size (issue 24453: tp 32, dp 32, ep 32)."""
+    answer = call(
+        "plan", "qwen3-235b-a22b", "-e", "sglang", "--users", "50", "-c", "32k", "--gpu", "h100-80gb",
+        "--kv-dtype", "fp8", "-o", "disable_radix_cache=on", "--json",
+    ).answer  # fmt: skip
+    (row,) = answer["results"]
+    layout = row["layout"]
+    assert layout["ep"] == layout["tp"] * layout["dp"] > layout["tp"]
+    assert row["flags"] == (
+        f"--tp-size {layout['ep']} --dp-size {layout['dp']} --enable-dp-attention --ep-size {layout['ep']} "
+        "--kv-cache-dtype fp8_e4m3 --disable-radix-cache"
+    )
+
+
 def test_a_given_layout_contradicts_the_search(call: Call) -> None:
     """--tp and --pool are refused, not ignored."""
     base = ("plan", "llama3", "--users", "5", "--json")
