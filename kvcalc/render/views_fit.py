@@ -17,23 +17,24 @@ def fit_page(answer: Answer) -> Page:
     good = answer["fits"] and all(item["met"] for item in answer["requirements"])
     if "measured" in answer:
         verdict, good = f"{verdict}\n{verdict_of(answer['measured'])}", good and answer["measured"]["equal"]
-    sheets = (_ledger(answer), _holds(answer), *measured(answer), *report_sheets(answer))
+    sheets = (ledger(answer, load(answer["inputs"])), _holds(answer), *measured(answer), *report_sheets(answer))
     return page(answer, *sheets, verdict=verdict, good=good)
 
 
-def _ledger(answer: Answer) -> Sheet:
+def ledger(answer: Answer, *lead: str) -> Sheet:
+    """Where each GPU's memory goes."""
     gpu = answer["gpu"]
     where = f"{gpu['count']} x {gpu['name']}" if gpu else "the given pool"
     return Sheet(
         title=f"{answer['model']['name']} on {where}",
-        lead=(load(answer["inputs"]), engine(answer)),
-        columns=LEDGER_COLUMNS,
-        rows=tuple(ledger_row(line) for line in answer["ledger"]),
-        total=ledger_total(answer),
+        lead=(*lead, engine(answer)),
+        columns=_LEDGER_COLUMNS,
+        rows=tuple(_ledger_row(line) for line in answer["ledger"]),
+        total=_ledger_total(answer),
     )
 
 
-LEDGER_COLUMNS = (
+_LEDGER_COLUMNS = (
     Column(title="per GPU", key="item", style="name"),
     Column(title="bytes", key="bytes", right=True, drop=3),
     Column(title="best", right=True, style="bytes"),
@@ -44,7 +45,7 @@ LEDGER_COLUMNS = (
 )
 
 
-def ledger_row(line: Answer) -> tuple[Cell, ...]:
+def _ledger_row(line: Answer) -> tuple[Cell, ...]:
     """One line of the ledger: what it adds to or takes from the pool."""
     banded = line["low_bytes"] != line["high_bytes"]
     return (
@@ -58,7 +59,7 @@ def ledger_row(line: Answer) -> tuple[Cell, ...]:
     )
 
 
-def ledger_total(answer: Answer) -> tuple[Cell, ...]:
+def _ledger_total(answer: Answer) -> tuple[Cell, ...]:
     pool = answer["pool_bytes"]
     low, high = size(answer["pool_low_bytes"]), size(answer["pool_high_bytes"])
     return (Cell("= KV pool"), number(pool), size(pool), low, high, Cell(""), Cell(""))

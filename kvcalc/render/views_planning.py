@@ -1,10 +1,10 @@
-"""What `sessions`, `plan`, `offload` and `transfer` show a person."""
+"""What `sessions`, `plan` and `compare --layouts` show a person."""
 
 from __future__ import annotations
 
 from kvcalc.render.parts import Answer, engine, load, page, size
 from kvcalc.render.sheet import Cell, Column, Page, Sheet, number
-from kvcalc.render.views_fit import LEDGER_COLUMNS, at_least, ledger_row, ledger_total
+from kvcalc.render.views_fit import at_least, ledger
 from kvcalc.units import gib
 
 
@@ -62,27 +62,15 @@ _LIMITS = {
 
 def sessions_page(answer: Answer) -> Page:
     """Sessions at the target, what binds, the load they are, and the bounds people know."""
-    return page(answer, _ledger(answer), _held(answer), _limits(answer), verdict=_verdict(answer))
+    return page(answer, ledger(answer, _lead(answer)), _held(answer), _limits(answer), verdict=_verdict(answer))
 
 
-def _lead(answer: Answer) -> tuple[str, ...]:
+def _lead(answer: Answer) -> str:
     work = answer["workload"]
     text = f"prompt {work['mean_prompt_tokens']:,} and output {work['mean_output_tokens']:,} tokens on average"
     if work["shared_prompt_tokens"]:
         text += f", after {work['shared_prompt_tokens']:,} shared ones"
-    return (f"{text}, arrivals {work['arrivals']}", engine(answer))
-
-
-def _ledger(answer: Answer) -> Sheet:
-    gpu = answer["gpu"]
-    where = f"{gpu['count']} x {gpu['name']}" if gpu else "the given pool"
-    return Sheet(
-        title=f"{answer['model']['name']} on {where}",
-        lead=_lead(answer),
-        columns=LEDGER_COLUMNS,
-        rows=tuple(ledger_row(line) for line in answer["ledger"]),
-        total=ledger_total(answer),
-    )
+    return f"{text}, arrivals {work['arrivals']}"
 
 
 def _held(answer: Answer) -> Sheet:

@@ -135,9 +135,9 @@ def test_graph_memory_is_no_weights() -> None:
 def test_weights_and_the_rest_in_one_figure() -> None:
     """vLLM since 0.26 prints weights and non-torch memory together."""
     text = (
-        "Free memory on device (78.84/79.25 GiB) on startup. Desired GPU memory utilization is (0.92, 72.91 GiB). Actual "
-        "usage is 15.26 GiB for consumed memory (weights + non-torch), 1.44 GiB for peak activation, and 0.23 GiB for "
-        "CUDAGraph memory."
+        "Free memory on device (78.84/79.25 GiB) on startup. Desired GPU memory utilization is (0.92, 72.91 GiB). "
+        "Actual usage is 15.26 GiB for consumed memory (weights + non-torch), 1.44 GiB for peak activation, and 0.23 "
+        "GiB for CUDAGraph memory."
     )
     facts = {fact["name"]: fact["value"] for fact in explain(text)["facts"]}
     assert (facts["consumed_bytes"], facts["activation_bytes"]) == (round(15.26 * 2**30), round(1.44 * 2**30))

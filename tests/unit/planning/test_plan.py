@@ -144,7 +144,7 @@ def test_switches_are_written_as_the_engine_reads_them(call: Call) -> None:
 
 
 def test_sglang_spreads_experts_over_its_tp_ranks(call: Call) -> None:
-    """Experts over TP x DP need DP attention there, whose degrees divide --tp-size (issue 24453: tp 32, dp 32, ep 32)."""
+    """Experts over TP x DP need DP attention there, whose degrees divide --tp-size (issue 24453: 32 of each)."""
     answer = call(
         "plan", "qwen3-235b-a22b", "-e", "sglang", "--users", "50", "-c", "32k", "--gpu", "h100-80gb",
         "--kv-dtype", "fp8", "-o", "disable_radix_cache=on", "--json",
