@@ -33,6 +33,8 @@ _REPACKED = 28
 #: 16-bit type, parameters times a quantised type. Logs: 0.12 GiB, -1..+3.5 %; catalogues: 0.2 %.
 _BANDS = {(True, True): (2, 4), (True, False): (10, 35), (False, True): (5, 10), (False, False): (20, 40)}
 _SLACK = GIB // 10
+#: Names of llama.cpp's mixed quantisations.
+_MIXTURE = r"(?:i?q[1-8]_k(?:_[a-z]{1,2})?|iq[1-4]_[a-z]{1,3}|ud-.*)"
 
 
 class Checkpoint(NamedTuple):
@@ -75,9 +77,21 @@ def checkpoint(model: Model, weight_dtype: str | None) -> Checkpoint:
             field="weights",
         )
     own = stored.dtype if stored is not None and stored.dtype else model.dtype
-    dtype = get_dtype(own if weight_dtype is None else weight_dtype, field="weight-dtype")
+    dtype = _weight_type(own if weight_dtype is None else weight_dtype)
     size = _typed_bytes(model, dtype, known_shape(model))
     return Checkpoint(size, "formula", f"{model.parameters:,} parameters x {dtype.name}", "estimate", _plain(dtype))
+
+
+def _weight_type(name: str) -> Dtype:
+    """The type called `name`. Raises: UsageError; GGUF mixtures like q4_k_m are none: their file has the bytes."""
+    try:
+        return get_dtype(name, field="weight-dtype")
+    except UsageError as error:
+        import re  # a start without this error does not need it
+
+        if re.fullmatch(_MIXTURE, name.strip().lower()):
+            error.fix = "it mixes several types: name the .gguf file as TARGET, or --weight-dtype q4_0, q5_0, q8_0 ..."
+        raise
 
 
 def _plain(dtype: Dtype) -> bool:

@@ -134,3 +134,22 @@ def test_draft_layer_is_no_larger_than_the_model_says() -> None:
     super_ = load_registry().model("nemotron-3-super-120b-a12b")
     whole = checkpoint(super_, None)
     assert whole.bytes * 99 // 100 < rank_weights(super_, Layout()).best < whole.bytes
+
+
+@pytest.mark.parametrize(("name", "gib", "working_set"), [("m1-max-64gb", 64, 48), ("m4-max-128gb", 128, 107.52)])
+def test_macos_keeps_its_share(name: str, gib: int, working_set: float) -> None:
+    """Logged working sets (llama.cpp issue 1870: 48 GiB of 64; antirez/ds4 893: 107.52 GiB of 128) are in the band."""
+    ask = LedgerAsk(model=model(parameters=1), gpu=load_registry().gpu(name), layout=Layout(), overhead_bytes=0)
+    total, kept, *_ = build_ledger(ask).lines
+    assert total["bytes"] == gib * GIB
+    left = [gib * GIB + kept[key] for key in ("low_bytes", "high_bytes")]
+    assert left[0] - GIB // 100 <= working_set * GIB <= left[1] + GIB // 100
+    assert build_ledger(ask._replace(total_bytes=48 * GIB)).pool_bytes == 48 * GIB - 2
+
+
+@pytest.mark.parametrize("name", ["q4_k_m", "Q6_K", "iq3_xxs"])
+def test_mixtures_send_to_the_file(name: str) -> None:
+    """A GGUF mixture is no element type: the error names the way to its exact bytes."""
+    with pytest.raises(UsageError) as caught:
+        checkpoint(model(parameters=10), name)
+    assert ".gguf" in (caught.value.fix or "")
