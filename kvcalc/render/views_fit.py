@@ -8,6 +8,13 @@ from kvcalc.render.views_measure import measured
 from kvcalc.render.views_measure import verdict as verdict_of
 from kvcalc.units import gib
 
+_BINDING = {
+    "weights": "weights and overhead",
+    "memory": "memory",
+    "model_max_context": "the model's own limit",
+    "none": "nothing",
+}
+
 
 def fit_page(answer: Answer) -> Page:
     """The ledger, what it holds, and whether the asked load is among it."""
@@ -73,7 +80,7 @@ def _holds(answer: Answer) -> Sheet:
         ("the model's own limit", number(answer["model_max_context"], none="not stated")),
         ("usable context", number(answer["usable_context_tokens"])),
         ("max sessions at the asked context", at_least(answer["max_sessions"], answer["low_sessions"])),
-        ("what binds", Cell(answer["binding_limit"])),
+        ("what binds", Cell(_BINDING[answer["binding_limit"]], answer["binding_limit"])),
     ]
     notes = session_notes(answer)
     if answer["layout"]["tp"] > 1 and not answer["gpu"]:

@@ -77,7 +77,7 @@ def _held(answer: Answer) -> Sheet:
     at = answer["at_sessions"]
     rows = [
         ("sessions", at_least(answer["max_sessions"], answer["low_sessions"])),
-        ("what binds", Cell(answer["binding_limit"])),
+        ("what binds", Cell(_LIMITS.get(answer["binding_limit"], answer["binding_limit"]), answer["binding_limit"])),
         ("one session on average", size(answer["mean_session_bytes"])),
         (f"requests that wait, at {at:,}", Cell(f"{answer['wait_rate']:.2%}", answer["wait_rate"])),
         (f"preemptions per request, at {at:,}", Cell(f"{answer['preempt_rate']:.3%}", answer["preempt_rate"])),
@@ -117,13 +117,14 @@ def _verdict(answer: Answer) -> str:
 
 
 def plan_page(answer: Answer) -> Page:
-    """The cheapest sets first."""
+    """The cheapest sets first; the type of K and V tells rows apart where several were asked for."""
+    several = len({row["kv_dtype"] for row in answer["results"]}) > 1
     columns = (
         Column(title="GPUs", key="gpus", right=True, style="bytes"),
         Column(title="type", key="gpu", style="name"),
         Column(title="layout", key="layout"),
         Column(title="replicas", key="replicas", right=True),
-        Column(title="KV", key="kv_dtype", drop=3),
+        Column(title="KV", key="kv_dtype", drop=0 if several else 3),
         Column(title="sessions", key="sessions", right=True),
         Column(title="at least", key="low_sessions", right=True, drop=2),
         Column(title="pool/GPU", key="pool_bytes", right=True, drop=4),
