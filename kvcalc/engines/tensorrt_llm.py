@@ -98,8 +98,17 @@ class TrtPlanner:
             for number, stage in enumerate(self.stages):
                 ranks = tuple(self.layout.rank(dp, number, tp) for dp in replicas for tp in range(self.layout.tp))
                 tensors = self._tensors(stage, load.context_tokens, sessions)
-                plans.append(RankPlan(ranks, tensors, sum(tensor.bytes for tensor in tensors)))
+                size = sum(tensor.bytes for tensor in tensors)
+                plans.append(RankPlan(ranks, tensors, size, size - self._free_for(size)))
         return CachePlan(plans)
+
+    def _free_for(self, size: int) -> int:
+        """Least free memory of whose fraction `size` bytes are a part."""
+        fraction = self.launch.fraction
+        if not fraction:
+            return size
+        free = ceil(size / fraction)
+        return free if int(free * fraction) >= size else free + 1
 
     def _blocks(self, cycle: Cycle, context: int) -> int:
         tokens = min(context, cycle.window) if cycle.window and self.launch.v2 else context
@@ -134,7 +143,7 @@ class TrtPlanner:
         }
         if pool_bytes is None or not row:
             return found
-        budget = pool_bytes if self.launch.fraction is None else int(pool_bytes * self.launch.fraction)
+        budget = int(pool_bytes * self.launch.fraction) if self.launch.fraction else pool_bytes
         budget -= (load.sessions + 1) * stage.state_bytes
         return found | (self._v2(stage, load, budget) if self.launch.v2 else self._v1(row, budget))
 

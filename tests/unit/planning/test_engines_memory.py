@@ -37,6 +37,16 @@ def test_fraction_of_free_memory(call: Call, engine: str, option: str, fraction:
     assert given["pool"] >= taken
 
 
+@pytest.mark.parametrize("fraction", ["0.1", "0.5", "0.9"])
+def test_sessions_take_no_more_than_the_fraction(call: Call, fraction: str) -> None:
+    """TensorRT-LLM keeps its cache in free_gpu_memory_fraction of the free memory: that part decides the sessions."""
+    base = ("fit", "llama-3.1-8b", "-e", "tensorrt-llm", "--gpu", "h100-80gb", "-o")
+    answer = call(*base, f"free_gpu_memory_fraction={fraction}", "--json").answer
+    each = answer["per_session_bytes"]  # 8,192 tokens of 128 KiB
+    assert each == 8192 * 131072
+    assert answer["max_sessions"] == int(answer["pool_bytes"] * float(fraction)) // each
+
+
 def test_llamacpp_gives_all_the_rest(call: Call) -> None:
     """Beside weights and buffers everything is the cache's; a smaller physical batch leaves more."""
     large, small = lines(call, "llama.cpp"), lines(call, "llama.cpp", "-o", "n_ubatch=128")
