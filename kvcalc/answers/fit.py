@@ -10,7 +10,7 @@ from kvcalc.core.capacity import Beside, max_context, max_sessions, nothing
 from kvcalc.core.exactness import weakest
 from kvcalc.core.gpu import Gpu
 from kvcalc.core.light import NamedTuple
-from kvcalc.core.plan import Layout, Load
+from kvcalc.core.plan import Layout, Load, beyond
 from kvcalc.dtypes import DTYPES
 from kvcalc.engines import LAYERWISE, NARROW_TYPE, get_engine
 from kvcalc.engines.base import read_options
@@ -176,7 +176,8 @@ def fit_record(ready: Prepared, ask: Ask, gpu: Gpu | None) -> FitRecord:
     pool, low, high = ledger.pool_bytes, ledger.low_pool_bytes, ledger.high_pool_bytes
     load, planner = ready.load, ready.planner
     need = planner.plan(load).max_rank_bytes
-    fits = 0 < pool >= need
+    served = beyond(planner, load) is None
+    fits = served and 0 < pool >= need
     grown = _grown(ready, ask, gpu)
     context, sessions = _held(ready, pool, grown.best)
     low_context, low_sessions = (context, sessions) if low == pool else _held(ready, low, grown.low)
@@ -196,14 +197,14 @@ def fit_record(ready: Prepared, ask: Ask, gpu: Gpu | None) -> FitRecord:
         "pool_low_bytes": low,
         "pool_high_bytes": high,
         "fits": fits,
-        "verdict": _verdict(need, low, high),
+        "verdict": _verdict(need, low, high) if served else "DOES NOT FIT",
         "max_context_tokens": context,
         "low_context_tokens": low_context,
         "model_max_context": limit,
         "usable_context_tokens": _smaller(context, limit),
         "max_sessions": sessions,
         "low_sessions": low_sessions,
-        "binding_limit": _binding(pool, context, limit, fits=fits),
+        "binding_limit": _binding(pool, context, limit, fits=fits, options=_options_bind(ready, context)),
         "mha_ratio": mha_ratio(ready, base["per_session_bytes"]),
     }
 
@@ -286,10 +287,18 @@ def _smaller(context: int | None, limit: int | None) -> int | None:
     return min((value for value in (context, limit) if value is not None), default=None)
 
 
-def _binding(pool: int, context: int | None, limit: int | None, *, fits: bool) -> str:
-    """What stops a longer context: weights, memory, or the model itself."""
+def _options_bind(ready: Prepared, context: int | None) -> bool:
+    """Whether the engine's own options stop the asked load, or the token after the longest context."""
+    longer = ready.load if context is None else ready.load._replace(context_tokens=context + 1)
+    return any(beyond(ready.planner, load) is not None for load in (ready.load, longer))
+
+
+def _binding(pool: int, context: int | None, limit: int | None, *, fits: bool, options: bool) -> str:
+    """What stops a longer context: weights, the engine's options, memory, or the model itself."""
     if pool <= 0:
         return "weights"
+    if options and (context is None or limit is None or context < limit):
+        return "options"
     if not fits or (context is not None and (limit is None or context < limit)):
         return "memory"
     return "none" if limit is None else "model_max_context"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvcalc.answers.common import Ask, Prepared, engine_info, header, model_info, prepare
 from kvcalc.answers.fit import gpu_info, layout_info, pool_of, tensor_parallel
 from kvcalc.core.capacity import max_sessions
-from kvcalc.errors import UsageError
+from kvcalc.core.plan import Load, beyond
+from kvcalc.errors import EngineRefusal, UsageError
 from kvcalc.planning.admission import Admission, admission
 from kvcalc.planning.ledger import Ledger, pool_only
 from kvcalc.planning.sessions import Demand, Limits, Targets, demand_of, limits_of, rates_at
@@ -185,9 +187,13 @@ def _described(workload: Workload) -> dict[str, Any]:
 
 def _warnings(ready: Prepared, workload: Workload) -> list[str]:
     longest, limit = workload.longest + workload.shared_prompt, ready.target.model.max_context
+    found = []
     if limit is not None and longest > limit:
-        return [f"the longest session, {longest:,} tokens, is beyond the model's own {limit:,}"]
-    return []
+        found.append(f"the longest session, {longest:,} tokens, is beyond the model's own {limit:,}")
+    with suppress(EngineRefusal):
+        if said := beyond(ready.planner, Load(longest, 1, ready.load.encoder_tokens)):
+            found.append(f"the longest session does not fit: {said}")
+    return found
 
 
 def need_workload() -> UsageError:

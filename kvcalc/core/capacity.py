@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kvcalc.core.light import NamedTuple
-from kvcalc.core.plan import Load, Planner
+from kvcalc.core.plan import Load, Planner, beyond
 from kvcalc.errors import EngineRefusal
 from kvcalc.units import MAX_BYTES, MAX_SESSIONS, MAX_TOKENS
 
@@ -74,6 +74,8 @@ def max_context(
     def need(tokens: int) -> int:
         load = Load(tokens, sessions, encoder_tokens)
         try:
+            if beyond(planner, load) is not None:
+                return MAX_BYTES
             return planner.plan(load).max_rank_bytes + beside(load)
         except EngineRefusal:
             return 0  # engines refuse contexts that are too short, never too long ones
@@ -89,6 +91,8 @@ def max_sessions(
     def need(sessions: int) -> int:
         load = Load(context_tokens, sessions, encoder_tokens)
         try:
+            if beyond(planner, load) is not None:
+                return MAX_BYTES
             return planner.plan(load).max_rank_bytes + beside(load)
         except EngineRefusal:
             return MAX_BYTES  # more sessions than the engine serves fit no pool

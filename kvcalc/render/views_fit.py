@@ -11,6 +11,7 @@ from kvcalc.units import gib
 _BINDING = {
     "weights": "weights and overhead",
     "memory": "memory",
+    "options": "the engine's options",
     "model_max_context": "the model's own limit",
     "none": "nothing",
 }
@@ -102,6 +103,8 @@ def _verdict(answer: Answer) -> str:
     pool, need = answer["pool_bytes"], max(rank["bytes"] for rank in answer["ranks"])
     if answer["verdict"] == "FITS":
         return f"FITS: {gib(max(pool - need, 0))} to spare per GPU"
+    if answer["verdict"] == "DOES NOT FIT" and answer["binding_limit"] == "options" and pool >= need:
+        return "DOES NOT FIT: the engine's options give less than is asked"
     if answer["verdict"] == "DOES NOT FIT":
         text = f"DOES NOT FIT: {why_not(answer)}"
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from kvcalc.render.parts import Answer, page
 from kvcalc.render.sheet import Cell, Column, Page, Sheet, anything
 

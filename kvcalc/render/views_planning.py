@@ -77,7 +77,7 @@ def _held(answer: Answer) -> Sheet:
     at = answer["at_sessions"]
     rows = [
         ("sessions", at_least(answer["max_sessions"], answer["low_sessions"])),
-        ("what binds", Cell(_LIMITS.get(answer["binding_limit"], answer["binding_limit"]), answer["binding_limit"])),
+        ("what binds", Cell(_bound(answer), answer["binding_limit"])),
         ("one session on average", size(answer["mean_session_bytes"])),
         (f"requests that wait, at {at:,}", Cell(f"{answer['wait_rate']:.2%}", answer["wait_rate"])),
         (f"preemptions per request, at {at:,}", Cell(f"{answer['preempt_rate']:.3%}", answer["preempt_rate"])),
@@ -105,11 +105,17 @@ def _limits(answer: Answer) -> Sheet:
     return Sheet(columns=columns, rows=rows)
 
 
+def _bound(answer: Answer) -> str:
+    """The limit that binds, in words."""
+    name = str(answer["binding_limit"])
+    return _LIMITS.get(name, name)
+
+
 def _verdict(answer: Answer) -> str:
     held = answer["max_sessions"]
     if held is None:
         return "no limit binds"
-    text = f"{held:,} sessions; what binds: {_LIMITS.get(answer['binding_limit'], answer['binding_limit'])}"
+    text = f"{held:,} sessions; what binds: {_bound(answer)}"
     asked = answer["at_sessions"]
     if asked > held:
         text += f"; at {asked:,} {answer['wait_rate']:.0%} of requests wait"

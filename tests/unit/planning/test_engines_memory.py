@@ -47,6 +47,29 @@ def test_sessions_take_no_more_than_the_fraction(call: Call, fraction: str) -> N
     assert answer["max_sessions"] == int(answer["pool_bytes"] * float(fraction)) // each
 
 
+@pytest.mark.parametrize(
+    ("engine", "options", "longest", "sessions"),
+    [
+        ("vllm", ["num_gpu_blocks_override=1000"], 999 * 16, 1),  # one block is the null block
+        ("sglang", ["max_total_tokens=20000"], 20000, 2),
+        ("tensorrt-llm", ["max_tokens=20000", "use_kv_cache_manager_v2=false"], 20000, 2),
+        ("llama.cpp", ["n_ctx=32768"], 32768, 4),
+        ("llama.cpp", ["n_ctx=32768", "kv_unified=on"], 32768, 4),
+        ("lmstudio", ["context_length=32768"], 32768, 4),
+    ],
+)
+def test_options_that_fix_the_pool(call: Call, engine: str, options: list[str], longest: int, sessions: int) -> None:
+    """A pool fixed by the engine's own option holds that much, however large the GPU: sessions of 8,192 tokens."""
+    pairs = [word for option in options for word in ("-o", option)]
+    base = ("fit", "llama-3.1-8b", "-e", engine, "--gpu", "h200", *pairs, "--json")
+    answer = call(*base).answer
+    found = (answer["max_context_tokens"], answer["max_sessions"], answer["binding_limit"])
+    assert found == (longest, sessions, "options")
+    more = call(*base, "-c", str(longest + 256))
+    assert (more.code, more.answer["verdict"]) == (1, "DOES NOT FIT")
+    assert any("are needed" in text for text in more.answer["warnings"])
+
+
 def test_llamacpp_gives_all_the_rest(call: Call) -> None:
     """Beside weights and buffers everything is the cache's; a smaller physical batch leaves more."""
     large, small = lines(call, "llama.cpp"), lines(call, "llama.cpp", "-o", "n_ubatch=128")
@@ -90,3 +113,15 @@ def test_reserved_lengths() -> None:
     found = reserved(inline("uniform=100-102", "uniform=5-50"))
     assert sorted(found.starts) == [149, 150, 151]
     assert found.starts == found.ends
+
+
+@pytest.mark.parametrize(
+    ("engine", "option"), [("vllm", "num_gpu_blocks_override=1251"), ("sglang", "max_total_tokens=20000")]
+)
+def test_sessions_of_a_pool_that_an_option_fixes(call: Call, engine: str, option: str) -> None:
+    """20,000 tokens hold twenty sessions of 500 to 1,000 tokens and not hundreds, whatever the GPU has."""
+    base = ("sessions", "llama-3.1-8b", "-e", engine, "--gpu", "h200", "-o", option, "--json")
+    answer = call(*base, "--input", "500", "--output", "500").answer
+    assert 19 <= answer["max_sessions"] <= 27
+    longer = call(*base, "--input", "19k", "--output", "2k").answer
+    assert longer["worst_case_sessions"] == 0
