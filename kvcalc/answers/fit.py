@@ -178,9 +178,9 @@ def fit_record(ready: Prepared, ask: Ask, gpu: Gpu | None) -> FitRecord:
     need = planner.plan(load).max_rank_bytes
     served = beyond(planner, load) is None
     fits = served and 0 < pool >= need
-    grown = _grown(ready, ask, gpu)
-    context, sessions = _held(ready, pool, grown.best)
-    low_context, low_sessions = (context, sessions) if low == pool else _held(ready, low, grown.low)
+    more = grown(ready.target, ask, gpu, layout)
+    context, sessions = _held(ready, pool, more.best)
+    low_context, low_sessions = (context, sessions) if low == pool else _held(ready, low, more.low)
     limit = ready.target.model.max_context
     base = cache_record(ready)
     base["assumptions"] += ledger.assumptions
@@ -209,26 +209,26 @@ def fit_record(ready: Prepared, ask: Ask, gpu: Gpu | None) -> FitRecord:
     }
 
 
-class _Grown(NamedTuple):
+class Grown(NamedTuple):
     """What another load than the asked one takes from the pool beside its cache."""
 
     best: Beside
     low: Beside
 
 
-def _grown(ready: Prepared, ask: Ask, gpu: Gpu | None) -> _Grown:
+def grown(target: Target, ask: Ask, gpu: Gpu | None, layout: Layout) -> Grown:
     """The ledger of another load less the ledger of the asked one, where the engine's buffers grow with the load."""
     if gpu is None or ask.pool_bytes is not None:
-        return _Grown(nothing, nothing)
-    here = ledger_ask(ready.target, ask, gpu, ready.setup.layout)
+        return Grown(nothing, nothing)
+    here = ledger_ask(target, ask, gpu, layout)
     if not follows_load(here):
-        return _Grown(nothing, nothing)
+        return Grown(nothing, nothing)
     now = build_ledger(here)
 
     def at(load: Load) -> Ledger:
         return build_ledger(here._replace(load=load))
 
-    return _Grown(
+    return Grown(
         lambda load: now.pool_bytes - at(load).pool_bytes, lambda load: now.low_pool_bytes - at(load).low_pool_bytes
     )
 

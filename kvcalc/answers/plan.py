@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvcalc.answers.common import Ask, Prepared, engine_info, header, model_info, prepare
-from kvcalc.answers.fit import layout_info, ledger_ask
+from kvcalc.answers.fit import grown, layout_info, ledger_ask
 from kvcalc.answers.sessions import scheduler_caps
-from kvcalc.core.capacity import max_context, max_sessions
+from kvcalc.core.capacity import Beside, max_context, max_sessions
 from kvcalc.core.gpu import Gpu, Price
 from kvcalc.core.plan import Layout
 from kvcalc.engines import LAYERWISE, get_engine
@@ -165,13 +165,14 @@ def _unit(search: _Search, ask: Ask, gpu: Gpu, division: Division) -> _Unit | No
     # Ranks of one DP group hold independent caches: one of them is looked at.
     ready = _prepared(search, asked._replace(dp=1), gpu)
     pool = ledger.pool_bytes
-    longest = search.wanted.max_context
+    longest, more = search.wanted.max_context, grown(search.target, asked, gpu, layout)
     if longest is not None:
-        held = max_context(ready.planner, pool, sessions=1, encoder_tokens=ready.load.encoder_tokens)
+        encoder = ready.load.encoder_tokens
+        held = max_context(ready.planner, pool, sessions=1, encoder_tokens=encoder, beside=more.best)
         if held is not None and held < longest:
             return None
-    best = _held(search, asked, gpu, ready, pool)
-    low = best if ledger.low_pool_bytes == pool else _held(search, asked, gpu, ready, ledger.low_pool_bytes)
+    best = _held(search, asked, gpu, ready, (pool, more.best))
+    low = best if ledger.low_pool_bytes == pool else _held(search, asked, gpu, ready, (ledger.low_pool_bytes, more.low))
     return _Unit(division, ready, ledger, best * layout.dp, low * layout.dp)
 
 
@@ -206,14 +207,17 @@ def _planned(search: _Search, asked: Ask, gpu: Gpu) -> Prepared:
     return like._replace(setup=setup, planner=like.engine.prepare(search.target.model, setup))
 
 
-def _held(search: _Search, asked: Ask, gpu: Gpu, ready: Prepared, pool: int) -> int:
-    """Sessions of one rank of the DP group."""
-    wanted, load = search.wanted, ready.load
+def _held(search: _Search, asked: Ask, gpu: Gpu, ready: Prepared, room: tuple[int, Beside]) -> int:
+    """Sessions of one rank of the DP group. room: the pool, and what a load takes of it beside the cache."""
+    (pool, beside), wanted, load = room, search.wanted, ready.load
     workload = wanted.workload
     if pool <= 0:
         return 0
     if workload is None or search.profile is None:
-        most = max_sessions(ready.planner, pool, context_tokens=load.context_tokens, encoder_tokens=load.encoder_tokens)
+        encoder = load.encoder_tokens
+        most = max_sessions(
+            ready.planner, pool, context_tokens=load.context_tokens, encoder_tokens=encoder, beside=beside
+        )
         return wanted.users if most is None else most
     rule = admission(ready.engine.name, ready.planner, longest=workload.longest + workload.shared_prompt)
     key = _law_key(ready, asked)

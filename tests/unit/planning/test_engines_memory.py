@@ -125,3 +125,10 @@ def test_sessions_of_a_pool_that_an_option_fixes(call: Call, engine: str, option
     assert 19 <= answer["max_sessions"] <= 27
     longer = call(*base, "--input", "19k", "--output", "2k").answer
     assert longer["worst_case_sessions"] == 0
+
+
+def test_plan_and_fit_hold_the_same(call: Call) -> None:
+    """One replica of one GPU holds what `fit` says it holds, growing buffers included."""
+    base = ("llama-3.1-8b", "-e", "ollama", "-c", "16k", "--gpu", "h100-80gb", "--json")
+    (row,) = call("plan", *base, "--users", "2", "--max-gpus", "1").answer["results"]
+    assert row["sessions_per_replica"] == call("fit", *base).answer["max_sessions"]
