@@ -219,7 +219,8 @@ def _held(search: _Search, asked: Ask, gpu: Gpu, ready: Prepared, room: tuple[in
             ready.planner, pool, context_tokens=load.context_tokens, encoder_tokens=encoder, beside=beside
         )
         return wanted.users if most is None else most
-    rule = admission(ready.engine.name, ready.planner, longest=workload.longest + workload.shared_prompt)
+    longest = workload.longest + workload.shared_prompt
+    rule = admission(ready.engine.name, ready.planner, longest=longest, encoder_tokens=load.encoder_tokens)
     key = _law_key(ready, asked)
     if key not in search.demands:
         profile = profile_of(rule.seen(workload), points=_POINTS) if rule.reserves else search.profile

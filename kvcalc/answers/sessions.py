@@ -103,8 +103,8 @@ def scheduler_caps(ready: Prepared, gpu: Gpu | None, ask: Ask) -> Caps:
 
     asked = ready.setup.options.get("max_num_seqs") or (ask.log.max_num_seqs if ask.log is not None else None)
     if not asked and ready.setup.gpu_bytes is not None and gpu is not None:
-        a100 = is_a100(80 if gpu.architecture == "sm80" else 0)
-        asked = default_sequences(read_version(ready.setup.version), ready.setup.gpu_bytes, a100=a100)
+        version, a100 = read_version(ready.setup.version), is_a100(gpu.architecture)
+        asked = default_sequences(version, ready.setup.gpu_bytes, a100=a100)
     batch = getattr(getattr(ready.planner, "settings", None), "batch_tokens", None)
     return Caps(asked or None, batch)
 

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 #: Engines that keep memory for the longest session from its start to its end.
 _WHOLE = "every slot keeps its whole context: real lengths do not make room for more sessions"
-_SLOTS = {
-    **dict.fromkeys(("llama.cpp", "ollama", "lmstudio"), _WHOLE),
-}
+_SLOTS = dict.fromkeys(("llama.cpp", "ollama", "lmstudio"), _WHOLE)
 #: Engines that keep memory for a prompt and the longest output from the start.
 _RESERVES = {"tensorrt-llm": "GUARANTEED_NO_EVICT reserves the longest output from the start"}
 _OTHERS = {
@@ -42,9 +40,9 @@ class Admission(NamedTuple):
 
 def reserved(workload: Workload) -> Workload:
     """Every session as long from its first step as it could get: its prompt and the longest output."""
-    output = workload.longest - max(workload.starts)
+    output = workload.longest_output - 1  # the last sampled token is never written
     whole = {prompt + output: share for prompt, share in workload.starts.items()}
-    return replace(workload, starts=whole, ends=whole)
+    return replace(workload, starts=whole, ends=whole, longest=max(whole))
 
 
 def _slots(planner: Planner, load: Load) -> SlotHoldings:

@@ -17,6 +17,7 @@ from kvcalc.units import MAX_TOKENS, ceil_div
 
 if TYPE_CHECKING:
     from kvcalc.engines.vllm.planner import VllmPlanner
+    from kvcalc.engines.vllm.spec import Spec
 
 #: Points between which bytes are interpolated where an engine has no blocks of its own.
 _GRID = 512
@@ -117,12 +118,11 @@ class VllmHoldings(BlockHoldings):
             return 0
         return sum(self._shared(specs, prefix, tokens) for specs in self._planner.counters)
 
-    def _shared(self, specs: tuple[object, ...], prefix: int, tokens: int) -> int:
-        from kvcalc.engines.vllm.spec import Spec
-
+    def _shared(self, specs: tuple[Spec, ...], prefix: int, tokens: int) -> int:
+        """Of one group: the least that any of its formats keeps of the prefix."""
         found = []
         for spec in specs:
-            if not isinstance(spec, Spec) or spec.kind in ("mamba", "cross", "chunked"):
+            if spec.kind in ("mamba", "cross", "chunked"):
                 return 0
             width = spec.block_tokens * (self._planner.settings.layout.dcp if spec.growing and spec.dcp_sharded else 1)
             gone = max(0, tokens - spec.span) // width if spec.kind in ("sliding", "sliding_mla") else 0
@@ -182,7 +182,7 @@ class ByteHoldings:
 
 
 class SlotHoldings:
-    """Every session has a slot for the longest one, whatever it holds (llama.cpp's slots, reserving schedulers)."""
+    """Every session has a slot for the longest one, whatever it holds (llama.cpp's slots)."""
 
     paged = False
     unit_bytes = 1

@@ -112,7 +112,7 @@ def _start(ask: LedgerAsk, version: Version, total: int, notes: list[str], *, lo
 
     logged: the flags of the log alone.
     """
-    a100 = is_a100(80 if ask.gpu.architecture == "sm80" else 0)
+    a100 = is_a100(ask.gpu.architecture)
     options: dict[str, Any] = {} if logged else dict(ask.options)
     log = ask.log
     sequences = options.get("max_num_seqs") or (log.max_num_seqs if log else None)

@@ -6,7 +6,7 @@ import pytest
 from calling import Call
 
 from kvcalc.planning.admission import reserved
-from kvcalc.planning.workload import inline
+from kvcalc.planning.workload import Requests, inline, make_workload
 
 LENGTHS = ("--input", "p50=900,p95=3000,max=8k", "--output", "p50=150,p95=800,max=2k")
 
@@ -113,6 +113,13 @@ def test_reserved_lengths() -> None:
     found = reserved(inline("uniform=100-102", "uniform=5-50"))
     assert sorted(found.starts) == [149, 150, 151]
     assert found.starts == found.ends
+
+
+def test_reserved_lengths_of_a_mixture() -> None:
+    """A class of short prompts may have the longest outputs: they are reserved behind every prompt, and decide."""
+    mixed = make_workload([Requests(1, {10_000: 1.0}, {10: 1.0}), Requests(1, {100: 1.0}, {2_000: 1.0})])
+    found = reserved(mixed)
+    assert (sorted(found.starts), found.longest) == ([2_099, 11_999], 11_999)
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,14 @@ def test_sglang_spreads_experts_over_its_tp_ranks(call: Call) -> None:
     )
 
 
+def test_plan_counts_the_encoder(call: Call) -> None:
+    """Sessions of an encoder-decoder model hold the encoder's keys and values, as `sessions` counts them."""
+    base = ("whisper-large-v3", "--gpu", "l4", "--input", "10", "--output", "100", "--json")
+    (row,) = call("plan", *base, "--users", "2", "--max-gpus", "1").answer["results"]
+    held = call("sessions", *base).answer["max_sessions"]
+    assert abs(row["sessions_per_replica"] - held) <= max(1, held // 100)
+
+
 def test_a_given_layout_contradicts_the_search(call: Call) -> None:
     """--tp and --pool are refused, not ignored."""
     base = ("plan", "llama3", "--users", "5", "--json")

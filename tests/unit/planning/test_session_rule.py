@@ -108,7 +108,7 @@ def longer(workload: Workload, tokens: int) -> Workload:
     ends = {last + tokens: share for last, share in workload.ends.items()}
     return Workload(
         starts, ends, workload.mean_prompt + tokens, workload.mean_output, workload.longest + tokens,
-        workload.shared_prompt, workload.poisson,
+        workload.longest_output, workload.shared_prompt, workload.poisson,
     )  # fmt: skip
 
 
