@@ -71,7 +71,7 @@ class _Search:
     prepared: dict[tuple[Any, ...], Prepared | None] = field(default_factory=dict)
     alike: dict[str | None, Prepared] = field(default_factory=dict)
     demands: dict[tuple[Any, ...], Demand] = field(default_factory=dict)
-    refusals: dict[str, str] = field(default_factory=dict)
+    refusals: dict[str, KvcalcError] = field(default_factory=dict)
 
 
 def plan(
@@ -93,7 +93,8 @@ def plan(
         if progress is not None:
             progress(number + 1, len(gpus))
     if not rows and len(search.refusals) >= len(gpus):
-        raise UsageError(next(iter(search.refusals.values()), "no GPU was given"), fix="choose other GPUs", field="gpu")
+        first = next(iter(search.refusals.values()), UsageError("no GPU was given", fix="add --gpu NAME"))
+        raise UsageError(str(first), fix=first.fix, field=first.field or "gpu")
     rows.sort(key=order)
     some = next(iter(search.alike.values()), None) or prepare(target, ask, gpu=gpus[0])
     inputs = {**some.inputs, "tp": None, "pp": None, "dp": None, "kv_dtypes": [d or "auto" for d in wanted.kv_dtypes]}
@@ -144,7 +145,7 @@ def _best(search: _Search, gpu: Gpu, kv_dtype: str | None) -> list[PlanRow]:
         except EngineRefusal:
             continue
         except KvcalcError as error:
-            search.refusals[gpu.name] = str(error)
+            search.refusals[gpu.name] = error
             return []
         if unit is not None and unit.sessions > 0:
             rows.append(_row(search, gpu, unit, kv_dtype))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -158,12 +159,24 @@ def test_sglang_spreads_experts_over_its_tp_ranks(call: Call) -> None:
     )
 
 
-def test_plan_counts_the_encoder(call: Call) -> None:
+def test_plan_counts_the_encoder(call: Call, tmp_path: Path) -> None:
     """Sessions of an encoder-decoder model hold the encoder's keys and values, as `sessions` counts them."""
-    base = ("whisper-large-v3", "--gpu", "l4", "--input", "10", "--output", "100", "--json")
+    file = tmp_path / "model.yaml"
+    file.write_text(
+        "name: m\nlayers: 32\ndtype: bfloat16\nparameters: 1000000000\npattern: [[self, cross]]\nattention:\n"
+        "  self: {kind: mha, heads: 20, head_dim: 64}\n  cross: {kind: cross, heads: 20, head_dim: 64}\n"
+    )
+    base = (str(file), "--gpu", "l4", "--input", "10", "--output", "100", "--encoder-tokens", "1500", "--json")
     (row,) = call("plan", *base, "--users", "2", "--max-gpus", "1").answer["results"]
     held = call("sessions", *base).answer["max_sessions"]
     assert abs(row["sessions_per_replica"] - held) <= max(1, held // 100)
+
+
+def test_unknown_weights_say_what_to_add(call: Call) -> None:
+    """Where no GPU can be judged the error has the fix of its cause."""
+    done = call("plan", "whisper-large-v3", "--users", "2", "--gpu", "l4", "-c", "400", "--json")
+    assert (done.code, done.error["field"]) == (2, "parameters")
+    assert "parameters" in done.error["fix"]
 
 
 def test_a_given_layout_contradicts_the_search(call: Call) -> None:
