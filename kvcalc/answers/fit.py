@@ -169,10 +169,10 @@ def pool_of(target: Target, ask: Ask, gpu: Gpu | None, layout: Layout) -> Ledger
     raise UsageError("neither a GPU nor a pool is given", fix="add --gpu NAME or --pool BYTES", field="gpu")
 
 
-def fit_record(ready: Prepared, ask: Ask, gpu: Gpu | None) -> FitRecord:
-    """The cache record and what of it fits in the pool of one GPU."""
+def fit_record(ready: Prepared, ask: Ask, gpu: Gpu | None, ledger: Ledger | None = None) -> FitRecord:
+    """The cache record and what of it fits in the pool of one GPU. ledger: of another model with the same weights."""
     layout = ready.setup.layout
-    ledger = pool_of(ready.target, ask, gpu, layout)
+    ledger = ledger or pool_of(ready.target, ask, gpu, layout)
     pool, low, high = ledger.pool_bytes, ledger.low_pool_bytes, ledger.high_pool_bytes
     load, planner = ready.load, ready.planner
     need = planner.plan(load).max_rank_bytes
