@@ -6,7 +6,7 @@ from calling import Call
 
 
 def test_every_variant_has_the_pool_of_the_shipped_model(call: Call) -> None:
-    """Up to 8 KV heads on 8 ranks are one head per rank: the same cache per GPU, so in the same pool the same context."""
+    """Up to 8 KV heads on 8 ranks are one head per rank: equal caches per GPU, so equal contexts in one pool."""
     arguments = ("--gpu", "h100-80gb", "--tp", "8", "--json")
     answer = call("variants", "deepseek-v2", *arguments).answer
     rows = {row["variant"]: row["max_context_tokens"] for row in answer["results"]}
