@@ -221,7 +221,9 @@ def _held(search: _Search, asked: Ask, gpu: Gpu, ready: Prepared, room: tuple[in
         )
         return wanted.users if most is None else most
     longest = workload.longest + workload.shared_prompt
-    rule = admission(ready.engine.name, ready.planner, longest=longest, encoder_tokens=load.encoder_tokens)
+    rule = admission(
+        ready.engine.name, ready.planner, longest=longest, encoder_tokens=load.encoder_tokens, beside=beside
+    )
     key = _law_key(ready, asked)
     if key not in search.demands:
         profile = profile_of(rule.seen(workload), points=_POINTS) if rule.reserves else search.profile

@@ -6,8 +6,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvcalc.answers.common import Ask, Prepared, engine_info, header, model_info, prepare
-from kvcalc.answers.fit import gpu_info, layout_info, pool_of, tensor_parallel
-from kvcalc.core.capacity import max_sessions
+from kvcalc.answers.fit import gpu_info, grown, layout_info, pool_of, tensor_parallel
+from kvcalc.core.capacity import Beside, max_sessions
 from kvcalc.core.plan import Load, beyond
 from kvcalc.errors import EngineRefusal, UsageError
 from kvcalc.planning.admission import Admission, admission
@@ -41,12 +41,13 @@ def sessions(target: Target, ask: Ask, gpu: Gpu | None, question: Question) -> d
     """
     tp, notes = tensor_parallel(target, ask, gpu)
     ready = prepare(target, ask, tp=tp, gpu=gpu)
-    workload = question.workload
+    workload, more = question.workload, grown(target, ask, gpu, ready.setup.layout)
     rule = admission(
         ready.engine.name,
         ready.planner,
         longest=workload.longest + workload.shared_prompt,
         encoder_tokens=ready.load.encoder_tokens,
+        beside=more.best,
     )
     ledger = _pool(ready, ask, gpu, rule)
     demand = demand_of(rule.seen(workload), rule.holdings)
@@ -74,7 +75,7 @@ def sessions(target: Target, ask: Ask, gpu: Gpu | None, question: Question) -> d
         "binding_limit": binding,
         "limits": _listed(limits, replicas),
         **_load(demand, rule, question, ledger.pool_bytes, (held or 0, replicas)),
-        **_bounds(ready, workload, ledger.pool_bytes),
+        **_bounds(ready, workload, ledger.pool_bytes, more.best),
     }
 
 
@@ -159,14 +160,14 @@ def _load(demand: Demand, rule: Admission, question: Question, pool: int, most: 
     }
 
 
-def _bounds(ready: Prepared, workload: Workload, pool: int) -> dict[str, int | None]:
+def _bounds(ready: Prepared, workload: Workload, pool: int, beside: Beside) -> dict[str, int | None]:
     """The worst cases beside it: every session as long as the longest one, or as the model allows."""
     longest = workload.longest + workload.shared_prompt
     limit = ready.target.model.max_context
     encoder = ready.load.encoder_tokens
 
     def held(tokens: int) -> int | None:
-        return max_sessions(ready.planner, pool, context_tokens=tokens, encoder_tokens=encoder)
+        return max_sessions(ready.planner, pool, context_tokens=tokens, encoder_tokens=encoder, beside=beside)
 
     return {
         "longest_session_tokens": longest,

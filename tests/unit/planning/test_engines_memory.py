@@ -139,3 +139,13 @@ def test_plan_and_fit_hold_the_same(call: Call) -> None:
     base = ("llama-3.1-8b", "-e", "ollama", "-c", "16k", "--gpu", "h100-80gb", "--json")
     (row,) = call("plan", *base, "--users", "2", "--max-gpus", "1").answer["results"]
     assert row["sessions_per_replica"] == call("fit", *base).answer["max_sessions"]
+
+
+@pytest.mark.parametrize("engine", ["llama.cpp", "ollama"])
+def test_slots_pay_for_growing_buffers(call: Call, engine: str) -> None:
+    """Sessions that are all of one length in slots of that length: as many as `fit` holds of them."""
+    base = ("llama-3.1-8b", "-e", engine, "--gpu", "h100-80gb", "--json")
+    held = call("fit", *base, "-c", "12288").answer["max_sessions"]
+    found = call("sessions", *base, "--input", "12188", "--output", "101").answer
+    assert found["worst_case_sessions"] == held
+    assert abs(found["max_sessions"] - held) <= 1
