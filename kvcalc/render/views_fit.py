@@ -36,13 +36,13 @@ def ledger(answer: Answer, *lead: str) -> Sheet:
     return Sheet(
         title=f"{answer['model']['name']} on {where}",
         lead=(*lead, engine(answer)),
-        columns=_LEDGER_COLUMNS,
-        rows=tuple(_ledger_row(line) for line in answer["ledger"]),
-        total=_ledger_total(answer),
+        columns=LEDGER_COLUMNS,
+        rows=tuple(ledger_row(line) for line in answer["ledger"]),
+        total=ledger_total(answer),
     )
 
 
-_LEDGER_COLUMNS = (
+LEDGER_COLUMNS = (
     Column(title="per GPU", key="item", style="name"),
     Column(title="bytes", key="bytes", right=True, drop=3),
     Column(title="best", right=True, style="bytes"),
@@ -53,7 +53,7 @@ _LEDGER_COLUMNS = (
 )
 
 
-def _ledger_row(line: Answer) -> tuple[Cell, ...]:
+def ledger_row(line: Answer) -> tuple[Cell, ...]:
     """One line of the ledger: what it adds to or takes from the pool."""
     banded = line["low_bytes"] != line["high_bytes"]
     return (
@@ -67,7 +67,7 @@ def _ledger_row(line: Answer) -> tuple[Cell, ...]:
     )
 
 
-def _ledger_total(answer: Answer) -> tuple[Cell, ...]:
+def ledger_total(answer: Answer) -> tuple[Cell, ...]:
     pool = answer["pool_bytes"]
     low, high = size(answer["pool_low_bytes"]), size(answer["pool_high_bytes"])
     return (Cell("= KV pool"), number(pool), size(pool), low, high, Cell(""), Cell(""))
