@@ -212,24 +212,27 @@ def fit_record(ready: Prepared, ask: Ask, gpu: Gpu | None, ledger: Ledger | None
 class Grown(NamedTuple):
     """What another load than the asked one takes from the pool beside its cache."""
 
-    best: Beside
-    low: Beside
+    best: Beside = nothing
+    low: Beside = nothing
+    high: Beside = nothing
 
 
 def grown(target: Target, ask: Ask, gpu: Gpu | None, layout: Layout) -> Grown:
     """The ledger of another load less the ledger of the asked one, where the engine's buffers grow with the load."""
     if gpu is None or ask.pool_bytes is not None:
-        return Grown(nothing, nothing)
+        return Grown()
     here = ledger_ask(target, ask, gpu, layout)
     if not follows_load(here):
-        return Grown(nothing, nothing)
+        return Grown()
     now = build_ledger(here)
 
     def at(load: Load) -> Ledger:
         return build_ledger(here._replace(load=load))
 
     return Grown(
-        lambda load: now.pool_bytes - at(load).pool_bytes, lambda load: now.low_pool_bytes - at(load).low_pool_bytes
+        lambda load: now.pool_bytes - at(load).pool_bytes,
+        lambda load: now.low_pool_bytes - at(load).low_pool_bytes,
+        lambda load: now.high_pool_bytes - at(load).high_pool_bytes,
     )
 
 
