@@ -229,6 +229,15 @@ def engine_kinds_table() -> str:
     return table(["kind", "shown by", *engines], rows) + "\nRefused:\n\n" + "\n".join(refusals) + "\n"
 
 
+def sweep_columns_table() -> str:
+    """Every column of `kvcalc sweep`; which of them need a GPU or a pool."""
+    from kvcalc.answers.sweep import COLUMNS
+
+    kinds = {int: "integer", str: "text", bool: "boolean"}
+    rows = [[f"`{c.name}`", kinds[c.kind], c.means + (" (with a pool)" if c.pool else "")] for c in COLUMNS]
+    return table(["column", "type", "meaning"], rows)
+
+
 GENERATED: dict[str, Callable[..., str]] = {
     "kinds": kinds_table,
     "engines": engines_table,
@@ -245,6 +254,7 @@ GENERATED: dict[str, Callable[..., str]] = {
     "answer-common": lambda: beside("answer_tables", "common"),
     "answer-fields": lambda: beside("answer_tables", "fields"),
     "scenarios": lambda name: beside("scenarios", "answers", name),
+    "sweep-columns": sweep_columns_table,
 }
 
 

@@ -175,13 +175,13 @@ def fit_record(ready: Prepared, ask: Ask, gpu: Gpu | None, ledger: Ledger | None
     ledger = ledger or pool_of(ready.target, ask, gpu, layout)
     pool, low, high = ledger.pool_bytes, ledger.low_pool_bytes, ledger.high_pool_bytes
     load, planner = ready.load, ready.planner
-    need = planner.plan(load).max_rank_bytes
-    served = beyond(planner, load) is None
-    fits = served and 0 < pool >= need
     more = grown(ready.target, ask, gpu, layout)
     context, sessions = _held(ready, pool, more.best)
     low_context, low_sessions = (context, sessions) if low == pool else _held(ready, low, more.low)
     limit = ready.target.model.max_context
+    served, options = beyond(planner, load) is None, _options_bind(ready, context)
+    need = planner.plan(load).max_rank_bytes
+    judged = judge(need, (pool, low, high), context, limit, served=served, options=options)
     base = cache_record(ready)
     base["assumptions"] += ledger.assumptions
     base["warnings"] += ledger.warnings
@@ -196,15 +196,15 @@ def fit_record(ready: Prepared, ask: Ask, gpu: Gpu | None, ledger: Ledger | None
         "pool_bytes": pool,
         "pool_low_bytes": low,
         "pool_high_bytes": high,
-        "fits": fits,
-        "verdict": _verdict(need, low, high) if served else "DOES NOT FIT",
+        "fits": judged.fits,
+        "verdict": judged.verdict,
         "max_context_tokens": context,
         "low_context_tokens": low_context,
         "model_max_context": limit,
-        "usable_context_tokens": _smaller(context, limit),
+        "usable_context_tokens": judged.usable_context_tokens,
         "max_sessions": sessions,
         "low_sessions": low_sessions,
-        "binding_limit": _binding(pool, context, limit, fits=fits, options=_options_bind(ready, context)),
+        "binding_limit": judged.binding_limit,
         "mha_ratio": mha_ratio(ready, base["per_session_bytes"]),
     }
 
@@ -253,6 +253,39 @@ def layout_info(layout: Layout, *, ep: bool) -> LayoutInfo:
         "dcp": layout.dcp,
         "ep": layout.tp * layout.dp if ep else 1,
     }
+
+
+class Judged(NamedTuple):
+    """What a pool means for a load."""
+
+    fits: bool
+    verdict: str
+    usable_context_tokens: int | None
+    binding_limit: str
+
+
+def judge(
+    need: int,
+    pools: tuple[int, int, int],
+    context: int | None,
+    limit: int | None,
+    *,
+    served: bool = True,
+    options: bool = False,
+) -> Judged:
+    """Whether `need` bytes per GPU fit, and what stops a longer context.
+
+    pools: (best guess, worst case, best case); context: the longest that memory allows; limit: the model's own.
+    served: whether the engine's options serve the load; options: whether they stop a longer context.
+    """
+    pool, low, high = pools
+    fits = served and 0 < pool >= need
+    return Judged(
+        fits=fits,
+        verdict=_verdict(need, low, high) if served else "DOES NOT FIT",
+        usable_context_tokens=_smaller(context, limit),
+        binding_limit=_binding(pool, context, limit, fits=fits, options=options),
+    )
 
 
 def _verdict(need: int, low: int, high: int) -> str:

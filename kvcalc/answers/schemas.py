@@ -23,8 +23,8 @@ from kvcalc.core.result import (
     ModelInfo,
     PlanRow,
     Requirement,
-    SessionLimits,
-    SessionLoad,
+    SessionsRecord,
+    SweepRow,
     Term,
     TierRow,
     VariantRecord,
@@ -44,10 +44,11 @@ class SizeAnswer(_Header, CacheRecord):
 
 
 class FitAnswer(_Header, FitRecord):
-    """`kvcalc fit`."""
+    """`kvcalc fit`: at_lengths is what `kvcalc sessions` says, where request lengths are given."""
 
     requirements: list[Requirement]
     advice: list[Advice]
+    at_lengths: NotRequired[SessionsRecord]
 
 
 class ExplainAnswer(_Header, CacheRecord):
@@ -77,19 +78,8 @@ class CompareAnswer(_Header):
     refused: NotRequired[list[RefusedEngine]]
 
 
-class WorkloadInfo(TypedDict):
-    mean_prompt_tokens: float
-    mean_output_tokens: float
-    longest_tokens: int
-    shared_prompt_tokens: int
-    arrivals: str
-
-
-class SessionsAnswer(_Header, SessionLoad):
-    """`kvcalc sessions`: over all replicas; blocks and bytes of one GPU.
-
-    worst_case_sessions: every session as long as the longest; full_context_sessions: as the model allows.
-    """
+class SessionsAnswer(_Header, SessionsRecord):
+    """`kvcalc sessions`."""
 
     model: ModelInfo
     engine: EngineInfo
@@ -99,17 +89,6 @@ class SessionsAnswer(_Header, SessionLoad):
     gpu: GpuInfo | None
     layout: LayoutInfo
     ledger: list[LedgerLine]
-    pool_bytes: int
-    pool_low_bytes: int
-    pool_high_bytes: int
-    workload: WorkloadInfo
-    max_sessions: int | None
-    low_sessions: int | None
-    binding_limit: str
-    limits: SessionLimits
-    longest_session_tokens: int
-    worst_case_sessions: int | None
-    full_context_sessions: int | None
 
 
 class PlanAnswer(_Header):
@@ -291,6 +270,7 @@ ANSWERS: dict[str, Any] = {
     "sessions": SessionsAnswer,
     "plan": PlanAnswer,
     "advise": AdviseAnswer,
+    "sweep": SweepRow,
     "offload": OffloadAnswer,
     "transfer": TransferAnswer,
     "plot": PlotAnswer,

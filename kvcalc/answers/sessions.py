@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvcalc.answers.common import Ask, Prepared, engine_info, header, model_info, prepare
 from kvcalc.answers.fit import gpu_info, grown, layout_info, pool_of, tensor_parallel
-from kvcalc.core.capacity import Beside, max_sessions
+from kvcalc.core.capacity import Beside, last_that_fits, max_sessions
 from kvcalc.core.plan import Load, beyond
 from kvcalc.errors import EngineRefusal, UsageError
 from kvcalc.planning.admission import Admission, admission
 from kvcalc.planning.ledger import Ledger, pool_only
 from kvcalc.planning.sessions import Demand, Limits, Targets, demand_of, limits_of, rates_at
-from kvcalc.units import ceil_div
+from kvcalc.units import MAX_BYTES, ceil_div
 
 if TYPE_CHECKING:
     from kvcalc.core.gpu import Gpu
-    from kvcalc.core.result import SessionLimits, SessionLoad
+    from kvcalc.core.result import SessionLimits, SessionLoad, SessionsRecord, WorkloadInfo
     from kvcalc.planning.workload import Workload
     from kvcalc.targets import Target
 
@@ -34,38 +34,66 @@ class Question(NamedTuple):
     at: int | None = None
 
 
-def sessions(target: Target, ask: Ask, gpu: Gpu | None, question: Question) -> dict[str, Any]:
-    """The answer of `kvcalc sessions`.
+class Case(NamedTuple):
+    """One model on one pool with one workload: everything that limits are made of."""
 
-    Raises: UsageError, EngineRefusal.
-    """
+    ready: Prepared
+    rule: Admission
+    ledger: Ledger
+    demand: Demand
+    caps: Caps
+    notes: list[str]
+    beside: Beside
+
+
+def case_of(target: Target, ask: Ask, gpu: Gpu | None, workload: Workload) -> Case:
+    """Raises: UsageError, EngineRefusal."""
     tp, notes = tensor_parallel(target, ask, gpu)
     ready = prepare(target, ask, tp=tp, gpu=gpu)
-    workload, more = question.workload, grown(target, ask, gpu, ready.setup.layout)
+    beside = grown(target, ask, gpu, ready.setup.layout).best
     rule = admission(
         ready.engine.name,
         ready.planner,
         longest=workload.longest + workload.shared_prompt,
         encoder_tokens=ready.load.encoder_tokens,
-        beside=more.best,
+        beside=beside,
     )
     ledger = _pool(ready, ask, gpu, rule)
     demand = demand_of(rule.seen(workload), rule.holdings)
-    caps = scheduler_caps(ready, gpu, ask)
-    limits = _limits(demand, rule, question, ledger.pool_bytes, caps)
-    low = _limits(demand, rule, question, ledger.low_pool_bytes, caps)
-    replicas = ready.setup.layout.dp
-    held, binding = limits.binding()
+    return Case(ready, rule, ledger, demand, scheduler_caps(ready, gpu, ask), notes, beside)
+
+
+def sessions(target: Target, ask: Ask, gpu: Gpu | None, question: Question) -> dict[str, Any]:
+    """The answer of `kvcalc sessions`.
+
+    Raises: UsageError, EngineRefusal.
+    """
+    workload = question.workload
+    case = case_of(target, ask, gpu, workload)
+    ready, ledger = case.ready, case.ledger
     return {
         **header("sessions", {**ready.inputs, "wait": question.targets.wait, "preempt": question.targets.preempt}),
         "model": model_info(target),
         "engine": engine_info(ready.engine, ready.setup.version),
         "exactness": "estimate",
-        "assumptions": [*notes, *ready.assumptions, *ledger.assumptions, *workload.notes, *rule.notes],
+        "assumptions": [*case.notes, *ready.assumptions, *ledger.assumptions, *workload.notes, *case.rule.notes],
         "warnings": [*ready.warnings, *ledger.warnings, *_warnings(ready, workload)],
         "gpu": None if gpu is None else gpu_info(gpu, ready.setup.layout),
         "layout": layout_info(ready.setup.layout, ep=ask.ep),
         "ledger": list(ledger.lines),
+        **held_record(case, question),
+    }
+
+
+def held_record(case: Case, question: Question) -> SessionsRecord:
+    """What the pool holds, what binds, and the load that is."""
+    ready, ledger, workload = case.ready, case.ledger, question.workload
+    limits = _limits(case.demand, case.rule, question, ledger.pool_bytes, case.caps)
+    low = _limits(case.demand, case.rule, question, ledger.low_pool_bytes, case.caps)
+    replicas = ready.setup.layout.dp
+    held, binding = limits.binding()
+    longest, worst, full = _bounds(ready, workload, ledger.pool_bytes, case.beside)
+    return {
         "pool_bytes": ledger.pool_bytes,
         "pool_low_bytes": ledger.low_pool_bytes,
         "pool_high_bytes": ledger.high_pool_bytes,
@@ -74,9 +102,28 @@ def sessions(target: Target, ask: Ask, gpu: Gpu | None, question: Question) -> d
         "low_sessions": _times(low.binding()[0], replicas),
         "binding_limit": binding,
         "limits": _listed(limits, replicas),
-        **_load(demand, rule, question, ledger.pool_bytes, (held or 0, replicas)),
-        **_bounds(ready, workload, ledger.pool_bytes, more.best),
+        **_load(case.demand, case.rule, question, ledger.pool_bytes, (held or 0, replicas)),
+        "longest_session_tokens": longest,
+        "worst_case_sessions": worst,
+        "full_context_sessions": full,
     }
+
+
+def missing_bytes(case: Case, question: Question, number: int) -> int:
+    """How much larger each GPU's pool must be for `number` sessions; 0 where the scheduler, not memory, is short."""
+    each = ceil_div(number, case.ready.setup.layout.dp)
+    pool, unit = case.ledger.pool_bytes, case.rule.holdings.unit_bytes
+    found = _limits(case.demand, case.rule, question, pool, case.caps)
+    if any(cap is not None and cap < each for cap in (found.max_num_seqs, found.prefill)):
+        return 0
+
+    def held(units: int) -> int:
+        limits = _limits(case.demand, case.rule, question, units * unit, Caps(None, None))
+        most = limits.binding()[0]
+        return each if most is None else most
+
+    short = last_that_fits(held, each - 1, MAX_BYTES // unit, start=max(pool // unit, 2))
+    return 0 if short is None else max((short + 1) * unit - pool, 0)
 
 
 def _pool(ready: Prepared, ask: Ask, gpu: Gpu | None, rule: Admission) -> Ledger:
@@ -160,8 +207,8 @@ def _load(demand: Demand, rule: Admission, question: Question, pool: int, most: 
     }
 
 
-def _bounds(ready: Prepared, workload: Workload, pool: int, beside: Beside) -> dict[str, int | None]:
-    """The worst cases beside it: every session as long as the longest one, or as the model allows."""
+def _bounds(ready: Prepared, workload: Workload, pool: int, beside: Beside) -> tuple[int, int | None, int | None]:
+    """Tokens of the longest session; sessions when every one is as long, or as long as the model allows."""
     longest = workload.longest + workload.shared_prompt
     limit = ready.target.model.max_context
     encoder = ready.load.encoder_tokens
@@ -169,14 +216,10 @@ def _bounds(ready: Prepared, workload: Workload, pool: int, beside: Beside) -> d
     def held(tokens: int) -> int | None:
         return max_sessions(ready.planner, pool, context_tokens=tokens, encoder_tokens=encoder, beside=beside)
 
-    return {
-        "longest_session_tokens": longest,
-        "worst_case_sessions": held(longest),
-        "full_context_sessions": None if limit is None else held(limit),
-    }
+    return longest, held(longest), None if limit is None else held(limit)
 
 
-def _described(workload: Workload) -> dict[str, Any]:
+def _described(workload: Workload) -> WorkloadInfo:
     return {
         "mean_prompt_tokens": round(workload.mean_prompt, 1),
         "mean_output_tokens": round(workload.mean_output, 1),

@@ -225,6 +225,7 @@ def _schemas(current: str, _typed: Mapping[str, list[str]]) -> Offer:
 #: option name -> its values; an option that is not here takes what nobody can guess (a number, a name of the user's).
 VALUES: dict[str, Callable[[str, Mapping[str, list[str]]], Offer]] = {
     "format": _plain("table", "plain", "json", "csv", "markdown"),
+    "row_format": _plain("csv", "jsonl", "parquet"),
     "engine": _engines,
     "engines": _engine_list,
     "option": _engine_options,
@@ -238,6 +239,7 @@ VALUES: dict[str, Callable[[str, Mapping[str, list[str]]], Offer]] = {
     "cache": _plain("plan", "transformers"),
     "arrivals": _plain("closed", "poisson"),
     "layouts": _plain("all"),
+    "divisions": _plain("auto"),
     "what": _plain("context", "sessions", "ledger"),
     "scale": _plain("log", "linear"),
 }

@@ -8,7 +8,7 @@ from kvcalc.answers.common import Ask
 from kvcalc.core.gpu import Gpu
 from kvcalc.core.light import NamedTuple
 from kvcalc.errors import EXIT_DOES_NOT_FIT, EXIT_OK, UsageError, short
-from kvcalc.registry import Registry
+from kvcalc.registry import Registry, load_registry
 from kvcalc.render.output import FORMATS, write
 from kvcalc.targets import Target, load_target
 from kvcalc.units import parse_bytes, parse_count, parse_tokens
@@ -128,7 +128,12 @@ class Given(NamedTuple):
         return fleet, notes
 
     def registry(self) -> Registry:
-        return Registry(self.values.get("models_dir"))
+        """What is shipped; a directory of the user's is read at once, so that a wrong one is said.
+
+        Raises: UsageError.
+        """
+        models_dir = self.values.get("models_dir")
+        return Registry() if models_dir is None else load_registry(models_dir)
 
     def target(self, registry: Registry) -> Target:
         """The one TARGET."""

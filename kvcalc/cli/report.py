@@ -42,11 +42,7 @@ def _workload(given: Given, wish: Wish) -> Wish:
     """With the request lengths of --workload, if they are given; asked with one session of the longest length."""
     if given.values["workload"] is None:
         return wish
-    from kvcalc.answers.sessions import Question
-    from kvcalc.cli.workloads import read_targets, read_workload
+    from kvcalc.cli.workloads import read_question
 
-    question = Question(read_workload(given), read_targets(given))
-    ask = given.ask()._replace(sessions=1)
-    if given.values["context"] is None:
-        ask = ask._replace(context_tokens=question.workload.longest + question.workload.shared_prompt)
-    return wish._replace(question=question, session_ask=ask)
+    question, ask = read_question(given, given.ask())
+    return wish._replace(question=question._replace(at=None), session_ask=ask)

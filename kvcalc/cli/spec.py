@@ -102,6 +102,20 @@ _ADVICE = (
     *(option for option in _POOL if option.name != "pool"),
     Opt("rows", ("--rows",), "N", "Models to show (default 10; JSON and CSV have all)."),
 )
+_SWEEP = (
+    Opt("context", ("-c", "--context"), "LIST", "Tokens per session: 8k,32k or 1k..1m or 4k..128k/4k (default 8k)."),
+    Opt("sessions", ("-n", "--sessions"), "NUMBERS", "Sessions: 1,8 or 1..64 (default 1)."),
+    Opt("kv_dtype", ("--kv-dtype",), "LIST", "KV types: bf16,fp8 (default: the model's)."),
+    Opt("gpu", ("--gpu",), "LIST", "GPUs: h100-80gb,h200:8; adds what fits to each row."),
+    Opt("engines", ("--engines",), "LIST", "Engines: ideal,vllm or all (default ideal)."),
+    Opt("divisions", ("--layouts",), "LIST", "Layouts: tp1,tp8,tp2dp4 or auto, what fit chooses (default auto)."),
+    Opt("file", ("--output",), "FILE", "Write here, .csv, .jsonl or .parquet; FILE.part until it is whole."),
+    Opt("resume", ("--resume",), "", "Go on with FILE.part of the same sweep.", switch=True),
+    Opt("force", ("--force",), "", "Replace FILE.", switch=True),
+    Opt("jobs", ("--jobs",), "N", "Processes (default: one per CPU)."),
+    Opt("row_format", ("--format",), "FORMAT", "csv, jsonl or parquet (default: FILE's suffix, else csv)."),
+    Opt("json", ("--json",), "", "Short for --format jsonl.", switch=True),
+)
 _GATE = (
     Opt("require_sessions", ("--require-sessions",), "N", "Exit 1 when fewer sessions fit."),
     Opt("require_context", ("--require-context",), "TOKENS", "Exit 1 when a shorter context fits."),
@@ -141,6 +155,11 @@ _REPORT = (
     *(option for option in _WORKLOAD if option.name not in ("input", "output")),
 )
 _SERIES = (Opt("engines", ("--engines",), "LIST", "A series per engine: vllm,sglang or all."),)
+#: What every point of a sweep shares of the common options.
+_SHARED = (
+    *("state_dtype", "index_dtype", "option", "draft", "encoder_tokens"),
+    *("weight_dtype", "pool", "lora", "overhead", "gpu_total"),
+)
 _ONE = Argument("target", "TARGET")
 _WORD = Argument("match", "[WORD]", required=False)
 
@@ -189,12 +208,13 @@ COMMANDS: dict[str, Spec] = {
     ),
     "fit": Spec(
         "The GPU's memory, max context, sessions; exit 1 when it does not fit.",
-        "The GPU's memory line by line, the longest context and the most sessions; exit 1 when the load does not fit."
+        "The GPU's memory line by line, the longest context and the most sessions; exit 1 when the load does not fit. "
+        "With request lengths (--workload, or --input and --output) also how many sessions of these lengths it holds."
         "\n\nExample: kvcalc fit llama3-70b --gpu h100-80gb --tp 4 -c 32k -n 8"
         "\n\nExample: kvcalc fit llama3.1-8b -e vllm --gpu l40s -c 32k --require-sessions 3"
         "\n\nExample: kvcalc fit qwen3-8b --pool 24GiB -c 32k --format csv",
         _ONE,
-        (*_CACHE, *_ENGINES, *_POOL, *_LOG, *_GATE, *_MODELS, *_MEASURE, *_OUTPUT),
+        (*_CACHE, *_ENGINES, *_POOL, *_LOG, *_GATE, *_WORKLOAD, *_MODELS, *_MEASURE, *_OUTPUT),
     ),
     "measure": Spec(
         "Allocate the cache on a device and compare to the byte.",
@@ -261,6 +281,14 @@ COMMANDS: dict[str, Spec] = {
         "Example: kvcalc advise --gpu h100-80gb:4 -c 128k -n 50 --rows 5",
         Argument("target", "[TARGET]", required=False),
         (*_CACHE, *_ADVICE, *_MODELS, *_OUTPUT),
+    ),
+    "sweep": Spec(
+        "Every combination of lists, one row each: CSV, JSON lines, Parquet.",
+        "One row per model, engine, GPU, layout, KV type, context and number of sessions; what an engine refuses is a "
+        "row with the reason. TARGET may be all or a pattern like 'qwen3*'.\n\n"
+        "Example: kvcalc sweep llama3 deepseek-v2 -c 8k,32k,128k -n 1,8 --kv-dtype bf16,fp8",
+        Argument("targets", "TARGET...", many=True),
+        (*_SWEEP, *(option for option in (*_CACHE, *_POOL) if option.name in _SHARED), *_MODELS),
     ),
     "offload": Spec(
         "Idle sessions in host memory and on disk.",

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 from kvcalc.cli.given import Given
 from kvcalc.errors import UsageError, short
 from kvcalc.planning.sessions import Targets
-from kvcalc.units import parse_fraction
+from kvcalc.units import MAX_SESSIONS, parse_fraction
 
 if TYPE_CHECKING:
+    from kvcalc.answers.common import Ask
+    from kvcalc.answers.sessions import Question
     from kvcalc.planning.workload import Workload
 
 _TRACES = (".csv", ".jsonl", ".ndjson")
@@ -26,6 +28,20 @@ def read_targets(given: Given) -> Targets:
         wait=Targets().wait if wait is None else parse_fraction(wait, field="wait"),
         preempt=None if preempt is None else parse_fraction(preempt, field="preempt"),
     )
+
+
+def read_question(given: Given, ask: Ask) -> tuple[Question, Ask]:
+    """What is asked about real lengths, and the options it is asked with: without -c, of the longest session.
+
+    Raises: UsageError.
+    """
+    from kvcalc.answers.sessions import Question
+
+    workload = read_workload(given)
+    question = Question(workload, read_targets(given), given.whole("sessions", most=MAX_SESSIONS))
+    if given.values.get("context") is None:
+        ask = ask._replace(context_tokens=workload.longest + workload.shared_prompt)
+    return question, ask._replace(sessions=1)
 
 
 def maybe_workload(given: Given) -> Workload | None:

@@ -264,6 +264,33 @@ class SessionLoad(TypedDict):
     shared_bytes: int
 
 
+class WorkloadInfo(TypedDict):
+    mean_prompt_tokens: float
+    mean_output_tokens: float
+    longest_tokens: int
+    shared_prompt_tokens: int
+    arrivals: str
+
+
+class SessionsRecord(SessionLoad):
+    """Sessions of real lengths over all replicas; blocks and bytes of one GPU.
+
+    worst_case_sessions: every session as long as the longest; full_context_sessions: as the model allows.
+    """
+
+    pool_bytes: int
+    pool_low_bytes: int
+    pool_high_bytes: int
+    workload: WorkloadInfo
+    max_sessions: int | None
+    low_sessions: int | None
+    binding_limit: str
+    limits: SessionLimits
+    longest_session_tokens: int
+    worst_case_sessions: int | None
+    full_context_sessions: int | None
+
+
 class PriceInfo(TypedDict):
     """USD per GPU and hour, as text; where and when it was read."""
 
@@ -303,6 +330,53 @@ class EngineFitRecord(FitRecord):
     """A fit record of `--engines`: `differs` is what sets the engine apart, in one phrase."""
 
     differs: str
+
+
+class SweepRow(TypedDict):
+    """One point of a sweep; `kvcalc.answers.sweep.COLUMNS` says what each column means.
+
+    None: refused, unlimited, or not asked; the pool's columns are there where a GPU or a pool was given.
+    """
+
+    model: str
+    engine: str
+    engine_version: str
+    engine_options: str | None
+    gpu: NotRequired[str | None]
+    tp: int | None
+    pp: int
+    dp: int
+    dcp: int
+    ep: bool
+    context_tokens: int
+    sessions: int
+    encoder_tokens: int | None
+    key_dtype: str
+    value_dtype: str
+    state_dtype: str
+    index_dtype: str
+    total_bytes: int | None
+    rank_bytes: int | None
+    per_session_bytes: int | None
+    fixed_bytes_per_session: int | None
+    marginal_bytes_per_token: int | None
+    model_max_context: int | None
+    weight_dtype: NotRequired[str | None]
+    lora: NotRequired[str | None]
+    overhead_bytes: NotRequired[int | None]
+    gpu_total_bytes: NotRequired[int | None]
+    pool_bytes: NotRequired[int | None]
+    pool_low_bytes: NotRequired[int | None]
+    pool_high_bytes: NotRequired[int | None]
+    fits: NotRequired[bool | None]
+    verdict: NotRequired[str | None]
+    max_context_tokens: NotRequired[int | None]
+    usable_context_tokens: NotRequired[int | None]
+    max_sessions: NotRequired[int | None]
+    binding_limit: NotRequired[str | None]
+    exactness: str | None
+    refused: bool
+    reason: str | None
 
 
 class TierRow(TypedDict):

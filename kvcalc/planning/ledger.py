@@ -37,8 +37,8 @@ _RULES = {
     "tensorrt-llm": "fraction_memory",
     **dict.fromkeys(("llama.cpp", "ollama", "lmstudio"), "llamacpp_memory"),
 }
-#: Modules whose lines depend on the load itself, not only on how the engine is started.
-_BY_LOAD = ("llamacpp_memory",)
+#: What of the load an engine's lines look at: vLLM before 0.10 the context (`vllm_ledger`), llama.cpp all its tokens.
+_LOADED = {"vllm": "context", **dict.fromkeys(("llama.cpp", "ollama", "lmstudio"), "tokens")}
 #: What activations, CUDA graphs and the driver took in 52 vLLM start-up logs (versions 0.6 to 0.31, quoted in public
 #: issues), by the card's size: (up to this many bytes; tenth, median and ninth decile in hundredths of a GiB).
 _OVERHEAD = ((30 * GIB, 38, 108, 203), (60 * GIB, 127, 233, 444), (120 * GIB, 170, 318, 578), (None, 216, 406, 784))
@@ -110,6 +110,14 @@ class Rest(NamedTuple):
     levers: list[tuple[str, dict[str, Any]]]
 
 
+def load_seen(engine: str, load: Load) -> int:
+    """What the ledger of `engine` sees of the load: where it is equal, so is the ledger; 0 where it sees nothing."""
+    seen = _LOADED.get(engine)
+    if seen is None:
+        return 0
+    return load.context_tokens * (load.sessions if seen == "tokens" else 1)
+
+
 def pool_only(pool_bytes: int, source: str, detail: str) -> Ledger:
     """The ledger of a pool somebody measured."""
     return Ledger((_given("pool", pool_bytes, source, detail, "exact" if source == "user" else "measured"),))
@@ -154,7 +162,7 @@ def build_ledger(ask: LedgerAsk) -> Ledger:
 
 def follows_load(ask: LedgerAsk) -> bool:
     """Whether the pool is another one for another load: some buffer grows with it."""
-    return _RULES.get(ask.engine) in _BY_LOAD and ask.overhead_bytes is None
+    return _LOADED.get(ask.engine) == "tokens" and ask.overhead_bytes is None
 
 
 def _adapters(ask: LedgerAsk) -> list[tuple[str, Amount]]:

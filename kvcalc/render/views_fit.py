@@ -83,6 +83,8 @@ def _holds(answer: Answer) -> Sheet:
         ("max sessions at the asked context", at_least(answer["max_sessions"], answer["low_sessions"])),
         ("what binds", Cell(_BINDING[answer["binding_limit"]], answer["binding_limit"])),
     ]
+    if "at_lengths" in answer:
+        facts.extend(_at_lengths(answer["at_lengths"]))
     notes = session_notes(answer)
     if answer["layout"]["tp"] > 1 and not answer["gpu"]:
         notes = (*notes, f"pool per GPU, tp {answer['layout']['tp']}")
@@ -91,6 +93,13 @@ def _holds(answer: Answer) -> Sheet:
         rows=tuple((Cell(name), cell) for name, cell in facts),
         notes=notes,
     )
+
+
+def _at_lengths(record: Answer) -> list[tuple[str, Cell]]:
+    work = record["workload"]
+    mean = f"{work['mean_prompt_tokens']:,} + {work['mean_output_tokens']:,} tokens on average"
+    held, why = at_least(record["max_sessions"], record["low_sessions"]), record["binding_limit"]
+    return [(f"max sessions of {mean}", held), ("what binds them", Cell(why))]
 
 
 def at_least(best: int | None, low: int | None) -> Cell:

@@ -51,8 +51,8 @@ def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_command_is_called_here() -> None:
-    """The table of calls has every command but `schema` and `completion`, which print a schema and a script."""
-    assert set(CALLS) | {"schema", "completion"} == set(COMMANDS)
+    """The table of calls has every command but `schema` and `completion`, and `sweep`, which streams rows."""
+    assert set(CALLS) | {"schema", "completion", "sweep"} == set(COMMANDS)
 
 
 @pytest.mark.parametrize("form", FORMATS)
