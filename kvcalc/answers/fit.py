@@ -179,7 +179,7 @@ def fit_record(ready: Prepared, ask: Ask, gpu: Gpu | None, ledger: Ledger | None
     context, sessions = _held(ready, pool, more.best)
     low_context, low_sessions = (context, sessions) if low == pool else _held(ready, low, more.low)
     limit = ready.target.model.max_context
-    served, options = beyond(planner, load) is None, _options_bind(ready, context)
+    served, options = beyond(planner, load) is None, options_bind(ready, context)
     need = planner.plan(load).max_rank_bytes
     judged = judge(need, (pool, low, high), context, limit, served=served, options=options)
     base = cache_record(ready)
@@ -323,7 +323,7 @@ def _smaller(context: int | None, limit: int | None) -> int | None:
     return min((value for value in (context, limit) if value is not None), default=None)
 
 
-def _options_bind(ready: Prepared, context: int | None) -> bool:
+def options_bind(ready: Prepared, context: int | None) -> bool:
     """Whether the engine's own options stop the asked load, or the token after the longest context."""
     longer = ready.load if context is None else ready.load._replace(context_tokens=context + 1)
     return any(beyond(ready.planner, load) is not None for load in (ready.load, longer))
