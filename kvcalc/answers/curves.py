@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvcalc.answers.common import Ask, Prepared, engine_info, header, model_info, prepare
 from kvcalc.answers.compare import gathered, one
-from kvcalc.answers.fit import gpu_info, layout_info, pool_of, tensor_parallel
+from kvcalc.answers.fit import gpu_info, grown, layout_info, pool_of, tensor_parallel
 from kvcalc.core.capacity import max_sessions
 from kvcalc.core.exactness import weakest
 from kvcalc.core.gpu import Gpu
@@ -258,11 +258,13 @@ def _taken(planner: Planner, load: Load) -> CurvePoint:
 
 def _held(ready: Prepared, ask: Ask, gpu: Gpu | None, tokens: int) -> SessionsPoint:
     """Sessions of `tokens` tokens; the ledger is asked again, because some engines' buffers grow with the context."""
-    ledger = pool_of(ready.target, ask._replace(context_tokens=tokens), gpu, ready.setup.layout)
+    ask = ask._replace(context_tokens=tokens)
+    ledger = pool_of(ready.target, ask, gpu, ready.setup.layout)
     encoder = ready.load.encoder_tokens
     pools = (ledger.pool_bytes, ledger.low_pool_bytes, ledger.high_pool_bytes)
     held = {
-        pool: max_sessions(ready.planner, pool, context_tokens=tokens, encoder_tokens=encoder) for pool in set(pools)
+        pool: max_sessions(ready.planner, pool, context_tokens=tokens, encoder_tokens=encoder, beside=beside)
+        for pool, beside in dict(zip(pools, grown(ready.target, ask, gpu, ready.setup.layout), strict=True)).items()
     }
     best, low, high = (held[pool] for pool in pools)
     return {

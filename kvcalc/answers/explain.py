@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from kvcalc.answers.common import Ask, header, prepare
 from kvcalc.answers.size import cache_record
 from kvcalc.core.gpu import Gpu
-from kvcalc.core.plan import Tensor
-from kvcalc.dtypes import DTYPES
+from kvcalc.core.plan import Load, Tensor
+from kvcalc.dtypes import get_dtype
 from kvcalc.targets import Target
 
 TYPE_CHECKING = False
@@ -28,7 +30,7 @@ def explain(target: Target, ask: Ask, gpu: Gpu | None = None) -> dict[str, Any]:
     return {
         **header("explain", ready.inputs),
         **cache_record(ready),
-        "terms": [_term(tensor, sources.get(tensor.block, "")) for tensor in fullest.tensors],
+        "terms": [_term(tensor, ready.load, sources.get(tensor.block, "")) for tensor in fullest.tensors],
         "rank_bytes": fullest.bytes,
     }
 
@@ -40,20 +42,18 @@ def _source(cls: type) -> str:
     return " ".join(rest.split("\n\n")[0].split()) if found else ""
 
 
-def _term(tensor: Tensor, source: str) -> Term:
-    sessions = tensor.shape[0]
-    elements = 1
-    for width in tensor.shape[2:]:
-        elements *= width
-    divisor = tensor.count * sessions * tensor.slots
-    slot_bytes = tensor.bytes // divisor if divisor else 0
-    dtype = DTYPES.get(tensor.dtype)
-    per_element = (
-        f"{dtype.block_bytes}/{dtype.block_elements}"
-        if dtype and dtype.block_elements > 1
-        else (str(dtype.block_bytes) if dtype else "?")
-    )
-    widths = " x ".join(f"{width:,}" for width in tensor.shape[2:])
+def _term(tensor: Tensor, load: Load, source: str) -> Term:
+    """One array as a product: by session and slot, or by the shape of a pool that all sessions share."""
+    dtype, shape = get_dtype(tensor.dtype), tensor.shape
+    each = shape[:2] == (load.sessions, tensor.slots)
+    sessions = load.sessions if each else 1
+    slots = sessions * tensor.slots
+    factors = [f"layers {tensor.count:,}", f"sessions {sessions:,}", f"slots {tensor.slots:,}"]
+    if not each:
+        factors = [f"tensors {tensor.count:,}"]
+    if widths := shape[2:] if each else shape:
+        factors.append(("elements " if each else "shape ") + " x ".join(f"{width:,}" for width in widths))
+    size = f"{dtype.block_bytes}" if dtype.block_elements == 1 else f"{dtype.block_bytes}/{dtype.block_elements}"
     return {
         "component": tensor.name,
         "block": tensor.block,
@@ -62,11 +62,10 @@ def _term(tensor: Tensor, source: str) -> Term:
         "sessions": sessions,
         "slots": tensor.slots,
         "slots_rule": tensor.law,
-        "elements_per_slot": elements,
-        "bytes_per_slot": slot_bytes,
+        "elements_per_slot": prod(shape) // slots if slots else 0,
+        "bytes_per_slot": tensor.bytes // (tensor.count * slots) if tensor.count * slots else 0,
         "dtype": tensor.dtype,
         "bytes": tensor.bytes,
-        "formula": f"layers {tensor.count:,} x sessions {sessions:,} x slots {tensor.slots:,} x elements {widths} "
-        f"x {per_element} B = {tensor.bytes:,} B",
+        "formula": f"{' x '.join(factors)} x {size} B = {tensor.bytes:,} B",
         "source": source,
     }

@@ -6,16 +6,16 @@ from contextlib import suppress
 
 from kvcalc.answers.common import Ask, Prepared, header, prepare
 from kvcalc.answers.size import cache_record
-from kvcalc.core.capacity import max_context, max_sessions
+from kvcalc.core.capacity import Beside, max_context, max_sessions, nothing
 from kvcalc.core.exactness import weakest
 from kvcalc.core.gpu import Gpu
 from kvcalc.core.light import NamedTuple
-from kvcalc.core.plan import Layout, Load
+from kvcalc.core.plan import Layout, Load, beyond
 from kvcalc.dtypes import DTYPES
 from kvcalc.engines import LAYERWISE, NARROW_TYPE, get_engine
 from kvcalc.engines.base import read_options
 from kvcalc.errors import KvcalcError, UsageError
-from kvcalc.planning.ledger import Ledger, LedgerAsk, build_ledger, levers, pool_only
+from kvcalc.planning.ledger import Ledger, LedgerAsk, build_ledger, follows_load, levers, pool_only
 from kvcalc.targets import Target
 
 TYPE_CHECKING = False
@@ -169,16 +169,19 @@ def pool_of(target: Target, ask: Ask, gpu: Gpu | None, layout: Layout) -> Ledger
     raise UsageError("neither a GPU nor a pool is given", fix="add --gpu NAME or --pool BYTES", field="gpu")
 
 
-def fit_record(ready: Prepared, ask: Ask, gpu: Gpu | None) -> FitRecord:
-    """The cache record and what of it fits in the pool of one GPU."""
+def fit_record(ready: Prepared, ask: Ask, gpu: Gpu | None, ledger: Ledger | None = None) -> FitRecord:
+    """The cache record and what of it fits in the pool of one GPU. ledger: of another model with the same weights."""
     layout = ready.setup.layout
-    ledger = pool_of(ready.target, ask, gpu, layout)
+    ledger = ledger or pool_of(ready.target, ask, gpu, layout)
     pool, low, high = ledger.pool_bytes, ledger.low_pool_bytes, ledger.high_pool_bytes
     load, planner = ready.load, ready.planner
-    context, sessions = _held(ready, pool)
-    low_context, low_sessions = (context, sessions) if low == pool else _held(ready, low)
+    more = grown(ready.target, ask, gpu, layout)
+    context, sessions = _held(ready, pool, more.best)
+    low_context, low_sessions = (context, sessions) if low == pool else _held(ready, low, more.low)
     limit = ready.target.model.max_context
-    judged = judge(planner.plan(load).max_rank_bytes, (pool, low, high), context, limit)
+    served, options = beyond(planner, load) is None, options_bind(ready, context)
+    need = planner.plan(load).max_rank_bytes
+    judged = judge(need, (pool, low, high), context, limit, served=served, options=options)
     base = cache_record(ready)
     base["assumptions"] += ledger.assumptions
     base["warnings"] += ledger.warnings
@@ -206,12 +209,39 @@ def fit_record(ready: Prepared, ask: Ask, gpu: Gpu | None) -> FitRecord:
     }
 
 
-def _held(ready: Prepared, pool: int) -> tuple[int | None, int | None]:
+class Grown(NamedTuple):
+    """What another load than the asked one takes from the pool beside its cache."""
+
+    best: Beside = nothing
+    low: Beside = nothing
+    high: Beside = nothing
+
+
+def grown(target: Target, ask: Ask, gpu: Gpu | None, layout: Layout) -> Grown:
+    """The ledger of another load less the ledger of the asked one, where the engine's buffers grow with the load."""
+    if gpu is None or ask.pool_bytes is not None:
+        return Grown()
+    here = ledger_ask(target, ask, gpu, layout)
+    if not follows_load(here):
+        return Grown()
+    now = build_ledger(here)
+
+    def at(load: Load) -> Ledger:
+        return build_ledger(here._replace(load=load))
+
+    return Grown(
+        lambda load: now.pool_bytes - at(load).pool_bytes,
+        lambda load: now.low_pool_bytes - at(load).low_pool_bytes,
+        lambda load: now.high_pool_bytes - at(load).high_pool_bytes,
+    )
+
+
+def _held(ready: Prepared, pool: int, beside: Beside) -> tuple[int | None, int | None]:
     """Longest context of the asked sessions, most sessions of the asked context."""
-    load, planner = ready.load, ready.planner
+    load, planner, encoder = ready.load, ready.planner, ready.load.encoder_tokens
     return (
-        max_context(planner, pool, sessions=load.sessions, encoder_tokens=load.encoder_tokens),
-        max_sessions(planner, pool, context_tokens=load.context_tokens, encoder_tokens=load.encoder_tokens),
+        max_context(planner, pool, sessions=load.sessions, encoder_tokens=encoder, beside=beside),
+        max_sessions(planner, pool, context_tokens=load.context_tokens, encoder_tokens=encoder, beside=beside),
     )
 
 
@@ -234,18 +264,27 @@ class Judged(NamedTuple):
     binding_limit: str
 
 
-def judge(need: int, pools: tuple[int, int, int], context: int | None, limit: int | None) -> Judged:
+def judge(
+    need: int,
+    pools: tuple[int, int, int],
+    context: int | None,
+    limit: int | None,
+    *,
+    served: bool = True,
+    options: bool = False,
+) -> Judged:
     """Whether `need` bytes per GPU fit, and what stops a longer context.
 
     pools: (best guess, worst case, best case); context: the longest that memory allows; limit: the model's own.
+    served: whether the engine's options serve the load; options: whether they stop a longer context.
     """
     pool, low, high = pools
-    fits = 0 < pool >= need
+    fits = served and 0 < pool >= need
     return Judged(
         fits=fits,
-        verdict=_verdict(need, low, high),
+        verdict=_verdict(need, low, high) if served else "DOES NOT FIT",
         usable_context_tokens=_smaller(context, limit),
-        binding_limit=_binding(pool, context, limit, fits=fits),
+        binding_limit=_binding(pool, context, limit, fits=fits, options=options),
     )
 
 
@@ -284,10 +323,18 @@ def _smaller(context: int | None, limit: int | None) -> int | None:
     return min((value for value in (context, limit) if value is not None), default=None)
 
 
-def _binding(pool: int, context: int | None, limit: int | None, *, fits: bool) -> str:
-    """What stops a longer context: weights, memory, or the model itself."""
+def options_bind(ready: Prepared, context: int | None) -> bool:
+    """Whether the engine's own options stop the asked load, or the token after the longest context."""
+    longer = ready.load if context is None else ready.load._replace(context_tokens=context + 1)
+    return any(beyond(ready.planner, load) is not None for load in (ready.load, longer))
+
+
+def _binding(pool: int, context: int | None, limit: int | None, *, fits: bool, options: bool) -> str:
+    """What stops a longer context: weights, the engine's options, memory, or the model itself."""
     if pool <= 0:
         return "weights"
+    if options and (context is None or limit is None or context < limit):
+        return "options"
     if not fits or (context is not None and (limit is None or context < limit)):
         return "memory"
     return "none" if limit is None else "model_max_context"

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvcalc.answers.common import Ask, Prepared, engine_info, header, model_info, prepare
-from kvcalc.answers.fit import layout_info, ledger_ask
+from kvcalc.answers.fit import grown, layout_info, ledger_ask
 from kvcalc.answers.sessions import scheduler_caps
-from kvcalc.core.capacity import max_context, max_sessions
+from kvcalc.core.capacity import Beside, max_context, max_sessions
 from kvcalc.core.gpu import Gpu, Price
 from kvcalc.core.plan import Layout
 from kvcalc.engines import LAYERWISE, get_engine
@@ -71,7 +71,7 @@ class _Search:
     prepared: dict[tuple[Any, ...], Prepared | None] = field(default_factory=dict)
     alike: dict[str | None, Prepared] = field(default_factory=dict)
     demands: dict[tuple[Any, ...], Demand] = field(default_factory=dict)
-    refusals: dict[str, str] = field(default_factory=dict)
+    refusals: dict[str, KvcalcError] = field(default_factory=dict)
 
 
 def plan(
@@ -93,7 +93,8 @@ def plan(
         if progress is not None:
             progress(number + 1, len(gpus))
     if not rows and len(search.refusals) >= len(gpus):
-        raise UsageError(next(iter(search.refusals.values()), "no GPU was given"), fix="choose other GPUs", field="gpu")
+        first = next(iter(search.refusals.values()), UsageError("no GPU was given", fix="add --gpu NAME"))
+        raise UsageError(str(first), fix=first.fix, field=first.field or "gpu")
     rows.sort(key=order)
     some = next(iter(search.alike.values()), None) or prepare(target, ask, gpu=gpus[0])
     inputs = {**some.inputs, "tp": None, "pp": None, "dp": None, "kv_dtypes": [d or "auto" for d in wanted.kv_dtypes]}
@@ -144,7 +145,7 @@ def _best(search: _Search, gpu: Gpu, kv_dtype: str | None) -> list[PlanRow]:
         except EngineRefusal:
             continue
         except KvcalcError as error:
-            search.refusals[gpu.name] = str(error)
+            search.refusals[gpu.name] = error
             return []
         if unit is not None and unit.sessions > 0:
             rows.append(_row(search, gpu, unit, kv_dtype))
@@ -165,13 +166,14 @@ def _unit(search: _Search, ask: Ask, gpu: Gpu, division: Division) -> _Unit | No
     # Ranks of one DP group hold independent caches: one of them is looked at.
     ready = _prepared(search, asked._replace(dp=1), gpu)
     pool = ledger.pool_bytes
-    longest = search.wanted.max_context
+    longest, more = search.wanted.max_context, grown(search.target, asked, gpu, layout)
     if longest is not None:
-        held = max_context(ready.planner, pool, sessions=1, encoder_tokens=ready.load.encoder_tokens)
+        encoder = ready.load.encoder_tokens
+        held = max_context(ready.planner, pool, sessions=1, encoder_tokens=encoder, beside=more.best)
         if held is not None and held < longest:
             return None
-    best = _held(search, asked, gpu, ready, pool)
-    low = best if ledger.low_pool_bytes == pool else _held(search, asked, gpu, ready, ledger.low_pool_bytes)
+    best = _held(search, asked, gpu, ready, (pool, more.best))
+    low = best if ledger.low_pool_bytes == pool else _held(search, asked, gpu, ready, (ledger.low_pool_bytes, more.low))
     return _Unit(division, ready, ledger, best * layout.dp, low * layout.dp)
 
 
@@ -206,16 +208,22 @@ def _planned(search: _Search, asked: Ask, gpu: Gpu) -> Prepared:
     return like._replace(setup=setup, planner=like.engine.prepare(search.target.model, setup))
 
 
-def _held(search: _Search, asked: Ask, gpu: Gpu, ready: Prepared, pool: int) -> int:
-    """Sessions of one rank of the DP group."""
-    wanted, load = search.wanted, ready.load
+def _held(search: _Search, asked: Ask, gpu: Gpu, ready: Prepared, room: tuple[int, Beside]) -> int:
+    """Sessions of one rank of the DP group. room: the pool, and what a load takes of it beside the cache."""
+    (pool, beside), wanted, load = room, search.wanted, ready.load
     workload = wanted.workload
     if pool <= 0:
         return 0
     if workload is None or search.profile is None:
-        most = max_sessions(ready.planner, pool, context_tokens=load.context_tokens, encoder_tokens=load.encoder_tokens)
+        encoder = load.encoder_tokens
+        most = max_sessions(
+            ready.planner, pool, context_tokens=load.context_tokens, encoder_tokens=encoder, beside=beside
+        )
         return wanted.users if most is None else most
-    rule = admission(ready.engine.name, ready.planner, longest=workload.longest + workload.shared_prompt)
+    longest = workload.longest + workload.shared_prompt
+    rule = admission(
+        ready.engine.name, ready.planner, longest=longest, encoder_tokens=load.encoder_tokens, beside=beside
+    )
     key = _law_key(ready, asked)
     if key not in search.demands:
         profile = profile_of(rule.seen(workload), points=_POINTS) if rule.reserves else search.profile
@@ -290,9 +298,24 @@ def flags_of(ready: Prepared, division: Division) -> str:
         kv_dtype = getattr(getattr(ready.planner, "settings", None), "kv_dtype", "auto")
         if kv_dtype != "auto":
             words.append(f"--kv-cache-dtype {kv_dtype}")
-        words += [f"--{key.replace('_', '-')} {value}" for key, value in ready.setup.options.items()]
-        return " ".join(words)
+        return " ".join([*words, *_written(ready.setup.options)])
     if ready.engine.name == "sglang":
         names = {"tp": "--tp-size", "pp": "--pp-size", "dp": "--dp-size"}
-        return " ".join(f"{names[key]} {value}" for key, value in degrees.items() if value > 1)
+        if division.ep:  # SGLang spreads experts over its TP ranks, which DP attention then divides
+            degrees["tp"] = single.tp * single.dp
+        words = [f"{names[key]} {value}" for key, value in degrees.items() if value > 1]
+        if division.ep:
+            words += ["--enable-dp-attention"] * (single.dp > 1) + [f"--ep-size {degrees['tp']}"]
+        if ready.setup.asked & {"key", "value"}:
+            words.append(f"--kv-cache-dtype {ready.setup.dtypes.key}")
+        return " ".join([*words, *_written({key: on for key, on in ready.setup.options.items() if on is not False})])
     return ""
+
+
+def _written(options: Mapping[str, Any]) -> list[str]:
+    """Engine options as flags: a switch stands alone, and with `no-` where it is off (which SGLang does not have)."""
+    words = []
+    for key, value in options.items():
+        name = key.replace("_", "-")
+        words.append(f"--{name} {value}" if type(value) is not bool else f"--{name}" if value else f"--no-{name}")
+    return words

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvcalc.answers.common import Ask, Prepared, engine_info, header, model_info, prepare
-from kvcalc.answers.fit import gpu_info, layout_info, pool_of, tensor_parallel
-from kvcalc.core.capacity import last_that_fits, max_sessions
-from kvcalc.errors import UsageError
+from kvcalc.answers.fit import gpu_info, grown, layout_info, pool_of, tensor_parallel
+from kvcalc.core.capacity import Beside, last_that_fits, max_sessions
+from kvcalc.core.plan import Load, beyond
+from kvcalc.errors import EngineRefusal, UsageError
 from kvcalc.planning.admission import Admission, admission
 from kvcalc.planning.ledger import Ledger, pool_only
 from kvcalc.planning.sessions import Demand, Limits, Targets, demand_of, limits_of, rates_at
@@ -41,21 +43,24 @@ class Case(NamedTuple):
     demand: Demand
     caps: Caps
     notes: list[str]
+    beside: Beside
 
 
 def case_of(target: Target, ask: Ask, gpu: Gpu | None, workload: Workload) -> Case:
     """Raises: UsageError, EngineRefusal."""
     tp, notes = tensor_parallel(target, ask, gpu)
     ready = prepare(target, ask, tp=tp, gpu=gpu)
+    beside = grown(target, ask, gpu, ready.setup.layout).best
     rule = admission(
         ready.engine.name,
         ready.planner,
         longest=workload.longest + workload.shared_prompt,
         encoder_tokens=ready.load.encoder_tokens,
+        beside=beside,
     )
     ledger = _pool(ready, ask, gpu, rule)
     demand = demand_of(rule.seen(workload), rule.holdings)
-    return Case(ready, rule, ledger, demand, scheduler_caps(ready, gpu, ask), notes)
+    return Case(ready, rule, ledger, demand, scheduler_caps(ready, gpu, ask), notes, beside)
 
 
 def sessions(target: Target, ask: Ask, gpu: Gpu | None, question: Question) -> dict[str, Any]:
@@ -87,7 +92,7 @@ def held_record(case: Case, question: Question) -> SessionsRecord:
     low = _limits(case.demand, case.rule, question, ledger.low_pool_bytes, case.caps)
     replicas = ready.setup.layout.dp
     held, binding = limits.binding()
-    longest, worst, full = _bounds(ready, workload, ledger.pool_bytes)
+    longest, worst, full = _bounds(ready, workload, ledger.pool_bytes, case.beside)
     return {
         "pool_bytes": ledger.pool_bytes,
         "pool_low_bytes": ledger.low_pool_bytes,
@@ -146,8 +151,8 @@ def scheduler_caps(ready: Prepared, gpu: Gpu | None, ask: Ask) -> Caps:
 
     asked = ready.setup.options.get("max_num_seqs") or (ask.log.max_num_seqs if ask.log is not None else None)
     if not asked and ready.setup.gpu_bytes is not None and gpu is not None:
-        a100 = is_a100(80 if gpu.architecture == "sm80" else 0)
-        asked = default_sequences(read_version(ready.setup.version), ready.setup.gpu_bytes, a100=a100)
+        version, a100 = read_version(ready.setup.version), is_a100(gpu.architecture)
+        asked = default_sequences(version, ready.setup.gpu_bytes, a100=a100)
     batch = getattr(getattr(ready.planner, "settings", None), "batch_tokens", None)
     return Caps(asked or None, batch)
 
@@ -202,14 +207,14 @@ def _load(demand: Demand, rule: Admission, question: Question, pool: int, most: 
     }
 
 
-def _bounds(ready: Prepared, workload: Workload, pool: int) -> tuple[int, int | None, int | None]:
+def _bounds(ready: Prepared, workload: Workload, pool: int, beside: Beside) -> tuple[int, int | None, int | None]:
     """Tokens of the longest session; sessions when every one is as long, or as long as the model allows."""
     longest = workload.longest + workload.shared_prompt
     limit = ready.target.model.max_context
     encoder = ready.load.encoder_tokens
 
     def held(tokens: int) -> int | None:
-        return max_sessions(ready.planner, pool, context_tokens=tokens, encoder_tokens=encoder)
+        return max_sessions(ready.planner, pool, context_tokens=tokens, encoder_tokens=encoder, beside=beside)
 
     return longest, held(longest), None if limit is None else held(limit)
 
@@ -226,9 +231,13 @@ def _described(workload: Workload) -> WorkloadInfo:
 
 def _warnings(ready: Prepared, workload: Workload) -> list[str]:
     longest, limit = workload.longest + workload.shared_prompt, ready.target.model.max_context
+    found = []
     if limit is not None and longest > limit:
-        return [f"the longest session, {longest:,} tokens, is beyond the model's own {limit:,}"]
-    return []
+        found.append(f"the longest session, {longest:,} tokens, is beyond the model's own {limit:,}")
+    with suppress(EngineRefusal):
+        if said := beyond(ready.planner, Load(longest, 1, ready.load.encoder_tokens)):
+            found.append(f"the longest session does not fit: {said}")
+    return found
 
 
 def need_workload() -> UsageError:

@@ -6,7 +6,7 @@ from kvcalc.answers.common import Ask, Prepared, engine_info, header, model_info
 from kvcalc.core.capacity import growth
 from kvcalc.core.exactness import weakest
 from kvcalc.core.gpu import Gpu
-from kvcalc.core.plan import CachePlan, Load
+from kvcalc.core.plan import CachePlan, Load, beyond
 from kvcalc.targets import Target
 
 TYPE_CHECKING = False
@@ -36,7 +36,7 @@ def cache_record(ready: Prepared) -> CacheRecord:
         "engine": engine_info(ready.engine, ready.setup.version),
         "exactness": weakest(ready.target.exactness, ready.planner.exactness),
         "assumptions": list(ready.assumptions),
-        "warnings": list(ready.warnings),
+        "warnings": [*ready.warnings, *([said] if (said := beyond(ready.planner, load)) else [])],
         "total_bytes": plan.total_bytes,
         "per_session_bytes": alone.total_bytes,
         "fixed_bytes_per_session": rate.fixed_bytes,

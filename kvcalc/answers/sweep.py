@@ -13,11 +13,11 @@ from math import prod
 from typing import Any, NamedTuple
 
 from kvcalc.answers.common import Ask, Prepared, cache_dtypes, prepare
-from kvcalc.answers.fit import judge, pool_of, tensor_parallel
+from kvcalc.answers.fit import grown, judge, options_bind, pool_of, tensor_parallel
 from kvcalc.core.capacity import Growth, growth, max_context, max_sessions
 from kvcalc.core.exactness import weakest
 from kvcalc.core.gpu import Gpu
-from kvcalc.core.plan import CachePlan, Load
+from kvcalc.core.plan import CachePlan, Load, beyond
 from kvcalc.document import document_from_model
 from kvcalc.engines import get_engine
 from kvcalc.errors import KvcalcError, UsageError
@@ -292,16 +292,21 @@ class _Kept:
         planner, encoder = self.ready.planner, load.encoder_tokens
         pool = self._pool(load)
         size = pool.sizes[0]
+        asked = self._ask._replace(context_tokens=load.context_tokens, sessions=load.sessions)
+        beside = grown(self.ready.target, asked, self._gpu, self.ready.setup.layout).best
         # The longest context depends on the sessions only, the most sessions on the context only.
         by_sessions, by_context = (size, load.sessions), (size, load.context_tokens)
         if by_sessions not in self._contexts:
-            longest = max_context(planner, size, sessions=load.sessions, encoder_tokens=encoder)
+            longest = max_context(planner, size, sessions=load.sessions, encoder_tokens=encoder, beside=beside)
             _keep(self._contexts, by_sessions, longest)
         if by_context not in self._sessions:
-            most = max_sessions(planner, size, context_tokens=load.context_tokens, encoder_tokens=encoder)
+            most = max_sessions(
+                planner, size, context_tokens=load.context_tokens, encoder_tokens=encoder, beside=beside
+            )
             _keep(self._sessions, by_context, most)
         context, limit = self._contexts[by_sessions], self.ready.target.model.max_context
-        judged = judge(plan.max_rank_bytes, pool.sizes, context, limit)
+        served, options = beyond(planner, load) is None, options_bind(self.ready._replace(load=load), context)
+        judged = judge(plan.max_rank_bytes, pool.sizes, context, limit, served=served, options=options)
         usable, most = judged.usable_context_tokens, self._sessions[by_context]
         return (*pool.sizes, judged.fits, judged.verdict, context, usable, most, judged.binding_limit), pool.exactness
 

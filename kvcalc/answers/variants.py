@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kvcalc.answers.common import Ask, engine_info, header, model_info, prepare
-from kvcalc.answers.fit import fit_record, tensor_parallel
+from kvcalc.answers.fit import fit_record, pool_of, tensor_parallel
 from kvcalc.core.exactness import weakest
 from kvcalc.core.gpu import Gpu
 from kvcalc.core.light import NamedTuple, Record
@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from kvcalc.core.result import VariantRecord
+    from kvcalc.core.result import FitRecord, VariantRecord
 
 
 class Shapes(Record):
@@ -52,45 +52,43 @@ def variants(target: Target, ask: Ask, gpu: Gpu | None, shapes: Shapes | None = 
     shapes = shapes or Shapes()
     base = _base(target.model)
     tp, notes = tensor_parallel(target, ask, gpu)
-    records: list[VariantRecord] = []
-    exactness = "exact"
-    inputs: dict[str, Any] = {}
-    pool = 0
-    rows = [
-        ("as shipped", target.model),
-        *((name, _model(target.model, base, kinds)) for name, kinds in _alternatives(base, shapes)),
-    ]
-    for name, model in rows:
-        ready = prepare(target._replace(model=model), ask, tp=tp, gpu=gpu)
-        record = fit_record(ready, ask, gpu)
-        exactness, inputs, pool = weakest(exactness, record["exactness"]), ready.inputs, record["pool_bytes"]
-        whole = prepare(target._replace(model=_model(target.model, base, _mha(base))), ask, tp=tp, gpu=gpu)
-        mha_bytes = whole.single.plan(ready.load._replace(sessions=1)).total_bytes
-        ratio = record["mha_ratio"] if name == "as shipped" else None
-        records.append(
-            {
-                "variant": name,
-                "marginal_bytes_per_token": record["marginal_bytes_per_token"],
-                "per_session_bytes": record["per_session_bytes"],
-                "mha_ratio": ratio if ratio is not None else record["per_session_bytes"] / mha_bytes,
-                "max_context_tokens": record["max_context_tokens"],
-                "max_sessions": record["max_sessions"],
-            }
-        )
-    last = prepare(target, ask, tp=tp, gpu=gpu)
+    shipped = prepare(target, ask, tp=tp, gpu=gpu)
+    ledger = pool_of(target, ask, gpu, shipped.setup.layout)
+    own = fit_record(shipped, ask, gpu, ledger)
+    whole = prepare(target._replace(model=_model(target.model, base, _mha(base))), ask, tp=tp, gpu=gpu)
+    mha_bytes = whole.single.plan(shipped.load._replace(sessions=1)).total_bytes
+    records, labels = [_row("as shipped", own, mha_bytes)], [own["exactness"]]
+    for name, kinds in _alternatives(base, shapes):
+        ready = prepare(target._replace(model=_model(target.model, base, kinds)), ask, tp=tp, gpu=gpu)
+        record = fit_record(ready, ask, gpu, ledger)
+        records.append(_row(name, {**record, "mha_ratio": None}, mha_bytes))
+        labels.append(record["exactness"])
     return {
-        **header("variants", {"target": target.origin, **inputs}),
+        **header("variants", {"target": target.origin, **shipped.inputs}),
         "model": model_info(target),
-        "engine": engine_info(last.engine, last.setup.version),
-        "exactness": exactness,
+        "engine": engine_info(shipped.engine, shipped.setup.version),
+        "exactness": weakest(*labels),
         "assumptions": [
             *notes,
             f"{base.layers} attention layers of {base.heads} heads x {base.key_dim} (K) and {base.value_dim} (V)",
-            *last.assumptions,
+            *shipped.assumptions,
         ],
-        "warnings": last.warnings,
-        "pool_bytes": pool,
+        "warnings": shipped.warnings,
+        "pool_bytes": ledger.pool_bytes,
         "results": records,
+    }
+
+
+def _row(name: str, record: FitRecord, mha_bytes: int) -> VariantRecord:
+    """One row; the ratio is the record's own where it has one, else to the MHA variant."""
+    ratio = record["mha_ratio"]
+    return {
+        "variant": name,
+        "marginal_bytes_per_token": record["marginal_bytes_per_token"],
+        "per_session_bytes": record["per_session_bytes"],
+        "mha_ratio": record["per_session_bytes"] / mha_bytes if ratio is None else ratio,
+        "max_context_tokens": record["max_context_tokens"],
+        "max_sessions": record["max_sessions"],
     }
 
 

@@ -7,5 +7,5 @@ def run(given: Given) -> int:
     from kvcalc.answers.explain import explain
 
     ask, registry = given.ask(), given.registry()
-    given.emit(explain(given.target(registry), ask, given.gpu(ask, registry)))
+    given.emit(explain(given.target(registry), ask, given.card(ask, registry)))
     return 0

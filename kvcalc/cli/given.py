@@ -170,6 +170,20 @@ class Given(NamedTuple):
     def gpu(self, ask: Ask, registry: Registry) -> Gpu | None:
         return None if ask.gpu is None else registry.gpu(ask.gpu)
 
+    def card(self, ask: Ask, registry: Registry) -> Gpu | None:
+        """The GPU type that decides an engine's defaults, where a number of GPUs divides nothing by itself.
+
+        Raises: UsageError for a number that is not the asked layout's.
+        """
+        ranks = (ask.tp or 1) * ask.pp * ask.dp
+        if ask.gpu_count not in (None, ranks):
+            raise UsageError(
+                f"--gpu {self.values['gpu']} names {ask.gpu_count} GPUs for a layout of {ranks}",
+                fix=f"add --tp {ask.gpu_count} (or --pp, --dp), or name the GPU without a number",
+                field="gpu",
+            )
+        return self.gpu(ask, registry)
+
     def gpu_or_default(self, ask: Ask, registry: Registry) -> tuple[Gpu | None, list[str]]:
         """The GPU asked for; without one, and without a pool, the default and the sentence that says so."""
         if ask.gpu is not None or ask.pool_bytes is not None:

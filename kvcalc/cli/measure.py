@@ -58,7 +58,7 @@ def _alone(given: Given) -> dict[str, Any]:
             target,
             ask,
             device,
-            gpu=given.gpu(ask, registry),
+            gpu=given.card(ask, registry),
             full=given.values["full"],
             limit_bytes=given.amount("limit"),
             progress=progress,
@@ -82,7 +82,7 @@ def _several(given: Given, at: Any) -> int:
             lambda: open_device(given.values["device"], local_rank=at.local_rank, local_ranks=at.local_world),
             at,
             stopping,
-            gpu=given.gpu(ask, registry),
+            gpu=given.card(ask, registry),
             timeout_s=given.whole("timeout", most=86400) or DEFAULT_TIMEOUT_S,
         )
         if answer is None:

@@ -20,5 +20,5 @@ def run(given: Given) -> int:
     chunk = given.whole("chunk", most=2**20, least=0)
     question = Offload(tuple(tiers), CHUNK_TOKENS if chunk is None else chunk, values.get("tier_dtype"), rate("link"))
     ask, registry = given.ask(), given.registry()
-    given.emit(offload(given.target(registry), ask, question, given.gpu(ask, registry)))
+    given.emit(offload(given.target(registry), ask, question, given.card(ask, registry)))
     return 0

@@ -8,7 +8,7 @@ def run(given: Given) -> int:
     from kvcalc.answers.size import size
 
     ask, registry = given.ask(), given.registry()
-    gpu = given.gpu(ask, registry)
+    gpu = given.card(ask, registry)
     target = given.target(registry)
     answer = size(target, ask, gpu)
     code = given.measure(answer, [answer], [target], ask, gpu) if given.values["measure"] else EXIT_OK

@@ -12,5 +12,5 @@ def run(given: Given) -> int:
         milli_rate=given.thousandths("rate"), link=None if link is None else parse_rate(link, field="link")
     )
     ask, registry = given.ask(), given.registry()
-    given.emit(transfer(given.target(registry), ask, question, given.gpu(ask, registry)))
+    given.emit(transfer(given.target(registry), ask, question, given.card(ask, registry)))
     return 0

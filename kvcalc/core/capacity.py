@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kvcalc.core.light import NamedTuple
-from kvcalc.core.plan import Load, Planner
+from kvcalc.core.plan import Load, Planner, beyond
 from kvcalc.errors import EngineRefusal
 from kvcalc.units import MAX_BYTES, MAX_SESSIONS, MAX_TOKENS
 
@@ -57,24 +57,43 @@ def last_that_fits(need: Callable[[int], int], budget: int, most: int, *, start:
     return low
 
 
-def max_context(planner: Planner, pool_bytes: int, *, sessions: int = 1, encoder_tokens: int = 0) -> int | None:
+#: What a load takes of the pool beside the cache: buffers that grow with it.
+Beside = Callable[[Load], int]
+
+
+def nothing(_: Load) -> int:
+    """No such buffer."""
+    return 0
+
+
+def max_context(
+    planner: Planner, pool_bytes: int, *, sessions: int = 1, encoder_tokens: int = 0, beside: Beside = nothing
+) -> int | None:
     """Longest context `sessions` equal sessions can have in `pool_bytes` per GPU; None when unlimited."""
 
     def need(tokens: int) -> int:
+        load = Load(tokens, sessions, encoder_tokens)
         try:
-            return planner.plan(Load(tokens, sessions, encoder_tokens)).max_rank_bytes
+            if beyond(planner, load) is not None:
+                return MAX_BYTES
+            return planner.plan(load).max_rank_bytes + beside(load)
         except EngineRefusal:
             return 0  # engines refuse contexts that are too short, never too long ones
 
     return last_that_fits(need, pool_bytes, MAX_TOKENS)
 
 
-def max_sessions(planner: Planner, pool_bytes: int, *, context_tokens: int, encoder_tokens: int = 0) -> int | None:
+def max_sessions(
+    planner: Planner, pool_bytes: int, *, context_tokens: int, encoder_tokens: int = 0, beside: Beside = nothing
+) -> int | None:
     """Most sessions of `context_tokens` tokens that `pool_bytes` per GPU holds; None when unlimited."""
 
     def need(sessions: int) -> int:
+        load = Load(context_tokens, sessions, encoder_tokens)
         try:
-            return planner.plan(Load(context_tokens, sessions, encoder_tokens)).max_rank_bytes
+            if beyond(planner, load) is not None:
+                return MAX_BYTES
+            return planner.plan(load).max_rank_bytes + beside(load)
         except EngineRefusal:
             return MAX_BYTES  # more sessions than the engine serves fit no pool
 

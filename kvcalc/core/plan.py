@@ -96,6 +96,15 @@ class CachePlan(NamedTuple):
         return dict(sorted((rank, plan.bytes) for plan in self.ranks for rank in plan.ranks))
 
 
+def beyond(planner: Planner, load: Load) -> str | None:
+    """Why options that fix the size of the engine's pool do not serve the load; None where they do, or fix nothing.
+
+    Not a refusal: the engine starts, and a smaller load is served. Planners with such options say it in `beyond`.
+    """
+    said = getattr(planner, "beyond", None)
+    return None if said is None else said(load)
+
+
 class Planner(Protocol):
     """One engine's allocation of one model, ready for any load.
 

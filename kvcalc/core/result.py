@@ -450,7 +450,7 @@ class VariantRecord(TypedDict):
 
 
 class Term(TypedDict):
-    """One product of the formula, with this model's integers."""
+    """One product of the formula, with this model's integers. sessions: 1 where all of them share one pool."""
 
     component: str
     block: str

@@ -236,7 +236,7 @@ class MlxEngine:
             launch=launch,
             layout=setup.layout,
             assumptions=(
-                f"{launch.generated} of the context's tokens are generated, the others are the prompt",
+                f"generated tokens of the context: {launch.generated}, the others are the prompt",
                 "every session a cache of its own, or a batch of equal lengths",
                 f"cache and convolution tails in {model.dtype}, recurrent states as the module keeps them",
             ),

@@ -98,8 +98,27 @@ class TrtPlanner:
             for number, stage in enumerate(self.stages):
                 ranks = tuple(self.layout.rank(dp, number, tp) for dp in replicas for tp in range(self.layout.tp))
                 tensors = self._tensors(stage, load.context_tokens, sessions)
-                plans.append(RankPlan(ranks, tensors, sum(tensor.bytes for tensor in tensors)))
+                size = sum(tensor.bytes for tensor in tensors)
+                plans.append(RankPlan(ranks, tensors, size, size - self._free_for(size)))
         return CachePlan(plans)
+
+    def _free_for(self, size: int) -> int:
+        """Least free memory of whose fraction `size` bytes are a part."""
+        fraction = self.launch.fraction
+        if not fraction:
+            return size
+        free = ceil(size / fraction)
+        return free if int(free * fraction) >= size else free + 1
+
+    def beyond(self, load: Load) -> str | None:
+        """max_tokens fixes the blocks of V1, whatever memory there is."""
+        most = self.launch.max_tokens
+        if most is None or self.launch.v2:
+            return None
+        block = self.launch.block
+        needed = ceil_div(load.sessions, self.layout.dp) * ceil_div(load.context_tokens, block) * block
+        held = most // block * block
+        return None if needed <= held else f"max_tokens gives {held:,} tokens, {needed:,} are needed"
 
     def _blocks(self, cycle: Cycle, context: int) -> int:
         tokens = min(context, cycle.window) if cycle.window and self.launch.v2 else context
@@ -134,7 +153,7 @@ class TrtPlanner:
         }
         if pool_bytes is None or not row:
             return found
-        budget = pool_bytes if self.launch.fraction is None else int(pool_bytes * self.launch.fraction)
+        budget = int(pool_bytes * self.launch.fraction) if self.launch.fraction else pool_bytes
         budget -= (load.sessions + 1) * stage.state_bytes
         return found | (self._v2(stage, load, budget) if self.launch.v2 else self._v1(row, budget))
 
@@ -229,6 +248,8 @@ def _assumptions(launch: Launch, windows: list[int]) -> tuple[str, ...]:
             "the pool is the KV memory; give free_gpu_memory_fraction "
             f"(TensorRT-LLM's default is {DEFAULT_FRACTION}) for memory left free by the profiling run"
         )
+    if launch.max_tokens is not None and launch.v2:
+        found.append("max_tokens is not applied: how manager V2 takes it was not read")
     if any(windows) and not launch.v2:
         found.append("sliding layers keep every token: max_attention_window is not set")
     if launch.v2 and len(set(windows)) > 1:

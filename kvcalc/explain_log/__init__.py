@@ -11,7 +11,7 @@ from kvcalc.core.model import Model
 from kvcalc.errors import KvcalcError, UsageError
 from kvcalc.explain_log.advice import advise
 from kvcalc.explain_log.derived import derive
-from kvcalc.explain_log.facts import Fact, Found, Reader, split_lines
+from kvcalc.explain_log.facts import Found, Reader, once, split_lines
 from kvcalc.explain_log.flags import Log, read_flags
 from kvcalc.explain_log.meanings import REFUSALS, meaning
 from kvcalc.explain_log.recompute import recompute
@@ -41,11 +41,11 @@ def explain(text: str, *, model: Model | None = None, gpu: str | None = None) ->
         "status": _status(found),
         "refusals": [
             {"reason": str(fact.value), "meaning": REFUSALS[str(fact.value)], "line": fact.line}
-            for fact in _once(found.all("refusal"))
+            for fact in once(found.all("refusal"))
         ],
         "facts": [
             {**fact.as_dict(), "meaning": meaning(reader.engine, fact.name, by_blocks=by_blocks)}
-            for fact in _once([fact for fact in found.facts if fact.name != "refusal"])
+            for fact in once([fact for fact in found.facts if fact.name != "refusal"])
         ],
         "flags": dict(flags.values),
         "derived": derive(reader.engine, found, flags, by_blocks=by_blocks),
@@ -104,17 +104,6 @@ def _by_blocks(found: Found) -> bool:
         return False
     least = (float(concurrency.value) - concurrency.within) * float(length.value)
     return float(tokens.value) < 0.99 * least  # whole blocks account for less than that
-
-
-def _once(facts: list[Fact]) -> list[Fact]:
-    """Each (name, value) once: tensor-parallel ranks repeat their lines."""
-    seen: set[tuple[str, object]] = set()
-    kept = []
-    for fact in facts:
-        if (fact.name, fact.value) not in seen:
-            seen.add((fact.name, fact.value))
-            kept.append(fact)
-    return kept
 
 
 def _text(found: Found, name: str) -> str | None:

@@ -28,10 +28,12 @@ def advise(log: Log, matched: Match | None) -> list[dict[str, Any]]:
         return []
     if log.engine == "llama.cpp":
         return _llamacpp(log.found, cache="not_enough_kv_memory" in refusals)
-    fraction = "--mem-fraction-static" if log.engine == "sglang" else "kv_cache_config.free_gpu_memory_fraction"
+    sglang = log.engine == "sglang"
+    fraction = "--mem-fraction-static" if sglang else "kv_cache_config.free_gpu_memory_fraction"
+    narrow = "--kv-cache-dtype fp8_e4m3" if sglang else "kv_cache_config.dtype fp8"
     return [
         _change(f"raise {fraction}", "each 0.01 gives the pool 1% of the memory it is a fraction of"),
-        _change("--kv-cache-dtype fp8", "keys and values take half the bytes of 16 bits"),
+        _change(narrow, "keys and values take half the bytes of 16 bits"),
         _change("more GPUs (tensor parallel)", "weights and KV heads are divided over them"),
     ]
 

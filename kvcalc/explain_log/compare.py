@@ -6,6 +6,10 @@ from typing import NamedTuple
 
 from kvcalc.explain_log.facts import Fact
 
+#: The cache of 8 bits that is tried where a log does not state its type, and what is said when nothing tried agrees.
+EIGHT_BITS = "fp8_e4m3"
+UNEXPLAINED = "neither a tensor-parallel degree up to 8 nor an fp8 cache explains it"
+
 
 class Computed(NamedTuple):
     """What the engine's rules give; `low` to `high` where a rounded input leaves a range."""
@@ -19,6 +23,7 @@ def agrees(fact: Fact, found: Computed) -> bool:
     """Whether some value of the range prints as the log says."""
     if isinstance(fact.value, str):
         return False
+    # A hair more than half a digit: engines round up at the half, and 0.005 is no binary fraction.
     slack = fact.within * 1.001
     return found.low - slack <= fact.value <= found.high + slack
 

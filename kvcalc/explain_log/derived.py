@@ -63,9 +63,10 @@ def _vllm(found: Found, flags: Flags, *, by_blocks: bool) -> list[dict[str, obje
         )
     if needed is not None and length:
         records.append(_record("bytes_per_token_needed", needed / length, "bytes", "needed / max_model_len"))
-    blocks, block = found.number("num_gpu_blocks"), flags.whole("block_size") or found.number("block_size") or 16
+    blocks, block = found.number("num_gpu_blocks"), flags.whole("block_size") or found.number("block_size")
     if blocks is not None and tokens is None:
-        records.append(_record("block_tokens", blocks * block, "tokens", f"blocks x {block}"))
+        why = f"blocks x {block}" if block else "blocks x 16, vLLM's usual block: the log does not state it"
+        records.append(_record("block_tokens", blocks * (block or 16), "tokens", why))
     return records
 
 

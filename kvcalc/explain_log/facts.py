@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -25,13 +25,6 @@ class Fact(NamedTuple):
     line: int
     text: str
     within: float = 0
-
-    def allows(self, other: float) -> bool:
-        """Whether a computed number could have been printed like this."""
-        if isinstance(self.value, str):
-            return False
-        # A hair more than half a digit: engines round up at the half, and 0.005 is no binary fraction.
-        return abs(other - self.value) <= self.within * 1.001
 
     def as_dict(self) -> dict[str, object]:
         return {"name": self.name, "value": self.value, "unit": self.unit, "line": self.line, "text": self.text}
@@ -79,8 +72,16 @@ def read_number(text: str, unit: Unit, said: str) -> tuple[int | float | str, fl
     return int(plain), 0
 
 
+def once(facts: list[Fact]) -> list[Fact]:
+    """Each (name, value) once: tensor-parallel ranks repeat their lines."""
+    kept: dict[tuple[str, object], Fact] = {}
+    for fact in facts:
+        kept.setdefault((fact.name, fact.value), fact)
+    return list(kept.values())
+
+
 class Found(NamedTuple):
-    """All facts of a log, and the engine's own flags where it prints them."""
+    """All facts of a log."""
 
     facts: list[Fact]
 
@@ -100,13 +101,15 @@ class Found(NamedTuple):
 
 
 class Reader(NamedTuple):
-    """One engine's wording. `words`: a line without any of them is not looked at further."""
+    """One engine's wording. `words`: a line without any of them is not looked at further; `ranks`: every rank prints
+    the same lines, of which one is kept.
+    """
 
     engine: str
     rules: tuple[Rule, ...]
     refusals: tuple[tuple[re.Pattern[str], str], ...]
     words: tuple[str, ...]
-    tidy: Callable[[Found], Found] = lambda found: found
+    ranks: bool = False
 
     def read(self, lines: list[str]) -> Found:
         facts: list[Fact] = []
@@ -120,7 +123,7 @@ class Reader(NamedTuple):
                 for pattern, what in self.refusals
                 if pattern.search(line)
             )
-        return self.tidy(Found(facts))
+        return Found(once(facts) if self.ranks else facts)
 
 
 def split_lines(text: str) -> list[str]:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from typing import NamedTuple
 
+from kvcalc.core.model import Model
+from kvcalc.dtypes import get_dtype
+from kvcalc.errors import UsageError, short
 from kvcalc.explain_log.facts import Found
 
 _VALUE = r"[\"']?(?P<v>[A-Za-z0-9_./:-]{1,200})"
@@ -45,13 +49,18 @@ class Flags(NamedTuple):
         return self.values.get(name)
 
     def whole(self, name: str) -> int | None:
-        """A flag as a whole number; `8k` and `8K` are 8,192 and 8,000, as vLLM reads them."""
-        text = self.values.get(name, "")
-        match = re.fullmatch(r"([0-9]{1,12})([kKmM]?)", text)
+        """A flag as a whole number. Source: vLLM engine/arg_utils.py human_readable_int.
+
+        >>> [Flags({"n": text}).whole("n") for text in ("8k", "8K", "25.6k")]
+        [8000, 8192, 25600]
+        """
+        match = re.fullmatch(r"([0-9]{1,12})(?:([KM])|((?:\.[0-9]{1,6})?)([km]))?", self.values.get(name, ""))
         if match is None:
             return None
-        scale = {"": 1, "k": 1000, "K": 1024, "m": 10**6, "M": 2**20}[match.group(2)]
-        return int(match.group(1)) * scale
+        whole, binary, part, decimal = match.groups()
+        if decimal is not None:
+            return int(Fraction(f"{whole}{part}") * {"k": 1000, "m": 10**6}[decimal])
+        return int(whole) * {None: 1, "K": 1024, "M": 2**20}[binary]
 
 
 class Log(NamedTuple):
@@ -76,3 +85,15 @@ def read_flags(lines: list[str]) -> Flags:
             if word in line:
                 found.setdefault(name, value)
     return Flags(found)
+
+
+def logged_dtype(flags: Flags, model: Model, notes: list[str]) -> str:
+    """The type of keys and values: as logged, else the model's own (engines write `auto` for it)."""
+    name, base = flags.text("kv_cache_dtype"), model.cache_dtype or model.dtype
+    if name is None or name == "auto":
+        return base
+    try:
+        return get_dtype(name, field="kv-dtype").name
+    except UsageError:
+        notes.append(f"cache type {short(name)} of the log is not known: {base} instead")
+        return base

@@ -30,6 +30,8 @@ MEANINGS: dict[tuple[str, str], str] = {
     ("vllm", "requested_bytes"): "gpu_memory_utilization x total: all that vLLM may use, weights included",
     ("vllm", "suggested_pool_bytes"): "the same pool as a flag for the next start, 150 MiB lower",
     ("", "weights_bytes"): "weights on one GPU",
+    ("vllm", "consumed_bytes"): "weights and what is outside torch (driver, communication), on one GPU",
+    ("", "cuda_graph_bytes"): "CUDA graphs on one GPU, captured after the cache was sized",
     ("", "activation_bytes"): "peak of the profiling run; it grows with max_num_batched_tokens",
     ("sglang", "kv_cache_tokens"): "token slots of the pool; sizes in 'GB' are GiB",
     ("sglang", "max_total_num_tokens"): "token slots all requests share",

@@ -7,13 +7,11 @@ from typing import Any
 from kvcalc.core.component import Linear
 from kvcalc.core.model import Model
 from kvcalc.core.plan import Layout, Load
-from kvcalc.dtypes import get_dtype
 from kvcalc.engines.base import CacheDtypes, Setup
 from kvcalc.engines.ideal import ENGINE
-from kvcalc.errors import UsageError
-from kvcalc.explain_log.compare import Computed, record
+from kvcalc.explain_log.compare import EIGHT_BITS, UNEXPLAINED, Computed, record
 from kvcalc.explain_log.facts import Fact, Found
-from kvcalc.explain_log.flags import Log
+from kvcalc.explain_log.flags import Log, logged_dtype
 
 
 def recompute_rate(log: Log, model: Model, notes: list[str]) -> list[dict[str, Any]]:
@@ -28,7 +26,7 @@ def recompute_rate(log: Log, model: Model, notes: list[str]) -> list[dict[str, A
         return []
     tp = log.flags.whole("tp")
     notes.append(f"tensor parallel {tp}" if tp else "tensor parallel 1: the log does not state it")
-    dtype = _dtype(log.flags.text("kv_cache_dtype"), model)
+    dtype = logged_dtype(log.flags, model, notes)
     rows = [record(rate, _rate(model, tp or 1, dtype))]
     if rows[0]["verdict"] == "differs":
         rows[0]["why"] = _cause(rate, model, None if tp else (2, 4, 8), dtype)
@@ -46,17 +44,6 @@ def pool_rate(found: Found) -> Fact | None:
     return Fact("bytes_per_token", rate, "bytes", tokens.line, tokens.text, pool.within / tokens.value + rate / 1000)
 
 
-def _dtype(name: str | None, model: Model) -> str:
-    """The type of keys and values; engines write `auto` for the model's own."""
-    base = model.cache_dtype or model.dtype
-    if name is None or name == "auto":
-        return base
-    try:
-        return get_dtype(name, field="kv-dtype").name
-    except UsageError:
-        return base
-
-
 def _rate(model: Model, tp: int, dtype: str) -> Computed:
     """Bytes one more token takes on the fullest GPU."""
     types = CacheDtypes(
@@ -71,9 +58,9 @@ def _rate(model: Model, tp: int, dtype: str) -> Computed:
 def _cause(rate: Fact, model: Model, degrees: tuple[int, ...] | None, dtype: str) -> str:
     """A tensor-parallel degree or an 8-bit cache that would agree."""
     for tp in (1, *(degrees or ())):
-        for name in dict.fromkeys((dtype, "fp8_e4m3")):
+        for name in dict.fromkeys((dtype, EIGHT_BITS)):
             row = record(rate, _rate(model, tp, name))
             if row["verdict"] == "agrees":
                 said = f"tensor parallel {tp}" + (f" and a cache in {name}" if name != dtype else "")
                 return f"agrees with {said}, which the log does not state"
-    return "neither a tensor-parallel degree up to 8 nor an fp8 cache explains it"
+    return UNEXPLAINED

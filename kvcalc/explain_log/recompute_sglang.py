@@ -6,18 +6,16 @@ from typing import Any
 
 from kvcalc.core.model import Model
 from kvcalc.core.plan import Layout
-from kvcalc.dtypes import get_dtype
 from kvcalc.engines.base import CacheDtypes, Setup
 from kvcalc.engines.sglang import ENGINE
 from kvcalc.engines.sglang.planner import SglangPlanner
 from kvcalc.engines.sglang.pools import Pool
 from kvcalc.errors import KvcalcError
-from kvcalc.explain_log.compare import Computed, agrees, record
+from kvcalc.explain_log.compare import EIGHT_BITS, UNEXPLAINED, Computed, agrees, record
 from kvcalc.explain_log.facts import Fact
-from kvcalc.explain_log.flags import Log
+from kvcalc.explain_log.flags import Log, logged_dtype
 
 _DEGREES = (1, 2, 4, 8)
-_EIGHT_BITS = "fp8_e4m3"
 #: Every pool has one page more than its tokens; the attention backend chooses the page, and the log does not say it.
 _LARGEST_PAGE = 128
 
@@ -31,14 +29,14 @@ def recompute_sglang(log: Log, model: Model, notes: list[str]) -> list[dict[str,
     if not pools:
         notes.append("the log has no allocated pool to compare with the model")
         return []
-    tp, dtype = log.flags.whole("tp") or 1, _dtype(log, model)
+    tp, dtype = log.flags.whole("tp") or 1, logged_dtype(log.flags, model, notes)
     planner = _prepare(log, model, tp, dtype)
     notes.extend(planner.assumptions)
     if log.flags.text("tp") is None:
         notes.append("tensor parallel 1: the log does not state it")
     rows = [record(fact, found) for facts in pools for fact, found in _computed(planner, facts)]
     if any(row["verdict"] == "differs" for row in rows):
-        why = _cause(log, model, pools)
+        why = _cause(log, model, pools, dtype)
         rows = [row | {"why": why} if row["verdict"] == "differs" else row for row in rows]
     return rows
 
@@ -50,16 +48,6 @@ def _allocated(log: Log) -> list[list[Fact]]:
         if fact.name in ("kv_cache_tokens", "key_bytes", "value_bytes", "pool_bytes"):
             lines.setdefault(fact.line, []).append(fact)
     return [facts for facts in lines.values() if len(facts) > 1]
-
-
-def _dtype(log: Log, model: Model) -> str:
-    """The cache's type; `auto` and unknown names mean the model's own."""
-    base = model.cache_dtype or model.dtype
-    name = log.flags.text("kv_cache_dtype")
-    try:
-        return base if name in (None, "auto") else get_dtype(str(name), field="kv-dtype").name
-    except KvcalcError:
-        return base
 
 
 def _prepare(log: Log, model: Model, tp: int, dtype: str) -> SglangPlanner:
@@ -90,10 +78,10 @@ def _sizes(pool: Pool, tokens: int, page: int) -> dict[str, int]:
     return {"key_bytes": key, "value_bytes": value, "pool_bytes": key + value}
 
 
-def _cause(log: Log, model: Model, pools: list[list[Fact]]) -> str:
+def _cause(log: Log, model: Model, pools: list[list[Fact]], own: str) -> str:
     """A tensor-parallel degree or an 8-bit cache that would agree."""
     degrees = _DEGREES if log.flags.text("tp") is None else (log.flags.whole("tp") or 1,)
-    types = (_dtype(log, model), _EIGHT_BITS) if log.flags.text("kv_cache_dtype") is None else (_dtype(log, model),)
+    types = (own, EIGHT_BITS) if log.flags.text("kv_cache_dtype") is None else (own,)
     for dtype in types:
         for tp in degrees:
             try:
@@ -103,4 +91,4 @@ def _cause(log: Log, model: Model, pools: list[list[Fact]]) -> str:
             rows = [pair for facts in pools for pair in _computed(planner, facts)]
             if rows and all(agrees(fact, found) for fact, found in rows):
                 return f"agrees with tensor parallel {tp} and a cache in {dtype}: the log does not state them"
-    return "neither a tensor-parallel degree up to 8 nor an fp8 cache explains it"
+    return UNEXPLAINED

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from kvcalc.explain_log.facts import Fact, Found, Reader, rule
+from kvcalc.explain_log.facts import Reader, rule
 
 _NUM = r"[0-9][0-9_,]{0,30}"
 _SIZE = r"-?[0-9]{1,9}(?:\.[0-9]{1,6})?"
@@ -119,6 +119,16 @@ VLLM = Reader(
             n=("non_torch_bytes", "bytes"),
             g=("cuda_graph_bytes", "bytes"),
         ),
+        rule(
+            rf"Desired GPU memory utilization is \((?P<u>{_TIMES}), (?P<r>{_SIZE}) GiB\).{{0,40}}?(?P<w>{_SIZE}) GiB "
+            rf"for consumed memory \(weights \+ non-torch\), (?P<a>{_SIZE}) GiB for peak activation, and "
+            rf"(?P<g>{_SIZE}) GiB for CUDAGraph",
+            u=("gpu_memory_utilization", "fraction"),
+            r=("requested_bytes", "bytes"),
+            w=("consumed_bytes", "bytes"),
+            a=("activation_bytes", "bytes"),
+            g=("cuda_graph_bytes", "bytes"),
+        ),
         rule(r"--kv-cache-memory(?:-bytes)?=(?P<s>[0-9]{4,15})", size_unit="b", s=("suggested_pool_bytes", "bytes")),
     ),
     refusals=(
@@ -131,17 +141,6 @@ VLLM = Reader(
         (re.compile(r"less than desired GPU memory utilization"), "gpu_not_free"),
     ),
 )
-
-
-def _swa_pool(found: Found) -> Found:
-    """One line per TP rank: the first of each is enough."""
-    seen: set[tuple[str, object]] = set()
-    kept: list[Fact] = []
-    for fact in found.facts:
-        if (fact.name, fact.value) not in seen:
-            seen.add((fact.name, fact.value))
-            kept.append(fact)
-    return Found(kept)
 
 
 SGLANG = Reader(
@@ -187,12 +186,13 @@ SGLANG = Reader(
             c=("conv_state_bytes", "bytes"),
             s=("ssm_state_bytes", "bytes"),
         ),
-        rule(rf"mem usage=(?P<w>{_SIZE}) GB", w=("weights_bytes", "bytes")),
+        rule(rf"Load weight end\..{{0,200}}?mem usage=(?P<w>{_SIZE}) GB", w=("weights_bytes", "bytes")),
+        rule(rf"graph end\..{{0,80}}?mem usage=(?P<g>{_SIZE}) GB", g=("cuda_graph_bytes", "bytes")),
         rule(r"mem[-_]fraction[-_]static[= ](?P<f>0\.[0-9]+)", f=("mem_fraction_static", "fraction")),
         rule(r"sglang[=-]+v?(?P<v>[0-9]{1,4}\.[0-9]{1,4}\.[0-9]{1,6})", v=("version", "text")),
     ),
     refusals=((re.compile(r"Not enough memory\. Please try to increase --mem-fraction-static"), "no_kv_memory"),),
-    tidy=_swa_pool,
+    ranks=True,
 )
 
 LLAMACPP = Reader(

@@ -35,10 +35,11 @@ _CONTEXT = (
 #: Keys that change no model here but that some engine's own rule, or the memory ledger, asks for.
 _FACTS = (
     "alibi", "attention_chunk_size", "attention_k_eq_v", "decoder_ffn_dim", "dual_chunk_attention_config",
-    "expert_dtype", "expert_intermediate_size", "ffn_hidden_size", "first_k_dense_replace", "index_n_heads",
-    "index_topk", "intermediate_size", "is_hybrid_swa", "mamba_cache_dtype", "mamba_ssm_cache_dtype",
-    "mamba_ssm_dtype", "max_window_layers", "moe_intermediate_size", "moe_topk", "multi_query", "n_group", "n_inner",
-    "n_routed_experts", "n_shared_experts", "new_decoder_architecture", "no_rope_layer_interval", "num_experts",
+    "expert_dtype", "expert_ffn_hidden_size", "expert_intermediate_size", "expert_layer_period", "ffn_hidden_size",
+    "first_k_dense_replace", "index_n_heads", "index_topk", "interleave_moe_layer_step", "intermediate_size",
+    "is_hybrid_swa", "mamba_cache_dtype", "mamba_ssm_cache_dtype", "mamba_ssm_dtype", "max_window_layers",
+    "moe_intermediate_size", "moe_topk", "multi_query", "n_group", "n_inner", "n_routed_experts", "n_shared_experts",
+    "new_decoder_architecture", "no_rope_layer_interval", "num_experts",
     "num_experts_per_tok", "num_experts_per_token", "num_global_key_value_heads", "num_kv_shared_layers",
     "num_local_experts", "position_embedding_type", "q_lora_rank", "shared_expert_intermediate_size",
     "tie_word_embeddings", "use_bidirectional_attention", "use_cla", "use_mla_nope", "use_sliding_window",

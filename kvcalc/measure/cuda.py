@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvcalc.errors import CannotMeasure
 from kvcalc.measure.allocator import simulate
-from kvcalc.measure.torch_backend import Held, OutOfRoom, Stored, Taken, Totals, failed, touch_pages
+from kvcalc.measure.torch_backend import Held, Stored, Taken, Totals, empty_tensor, touch_pages
 from kvcalc.units import MIB
 
 if TYPE_CHECKING:
@@ -58,21 +58,13 @@ class CudaHeld:
 
     def add(self, stored: Stored, *, touch: bool = True) -> Taken:
         before = self._stats()
-        tensor = self._empty(stored)
+        tensor = empty_tensor(self._torch, stored, self._name)
         self._tensors.append(tensor)
         if touch:
             touch_pages(self._torch, tensor)
         after = self._stats()
         key = "requested_bytes"
         return Taken(after[key] - before[key], after["allocated_bytes"] - before["allocated_bytes"])
-
-    def _empty(self, stored: Stored) -> Any:
-        try:
-            return self._torch.empty(stored.shape, dtype=getattr(self._torch, stored.dtype), device=self._name)
-        except (RuntimeError, MemoryError) as error:
-            if (text := failed(error)) is None:
-                raise
-        raise OutOfRoom(text)
 
     def totals(self) -> Totals:
         """Requested bytes of the pool's live blocks; the allocator's growth since the block began for the rest."""
@@ -99,7 +91,9 @@ class CudaDevice:
         cuda = torch.cuda
         if not cuda.is_available():
             raise CannotMeasure(
-                "torch sees no CUDA device", fix="add --device cpu: the same tensors in this machine's memory"
+                "torch sees no CUDA device here",
+                fix="add --device cpu: the same tensors in this machine's memory",
+                field="device",
             )
         if index >= cuda.device_count():
             raise CannotMeasure(

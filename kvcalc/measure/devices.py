@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from kvcalc.errors import CannotMeasure, UsageError, short
+from kvcalc.errors import UsageError, short
 from kvcalc.measure.torch_backend import CpuDevice, Device, import_torch
 
 _NAME = re.compile(r"cpu|meta|cuda(?::([0-9]{1,3}))?", re.ASCII)
@@ -27,10 +27,4 @@ def open_device(name: str | None = None, *, local_rank: int = 0, local_ranks: in
     from kvcalc.measure.cuda import CudaDevice
 
     index = int(match[1]) if match is not None and match[1] else local_rank
-    if not torch.cuda.is_available():
-        raise CannotMeasure(
-            "torch sees no CUDA device here",
-            fix="add --device cpu: the same tensors in this machine's memory",
-            field="device",
-        )
     return CudaDevice(index, torch)

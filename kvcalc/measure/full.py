@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypedDict
 
 from kvcalc.core.capacity import last_that_fits, max_context, max_sessions
 from kvcalc.core.plan import CachePlan, Load, Planner, RankPlan
 from kvcalc.errors import CannotMeasure
-from kvcalc.measure.report import sizes_of
+from kvcalc.measure.report import Need, need_of
 from kvcalc.measure.torch_backend import Device, OutOfRoom, stored_as
 from kvcalc.units import MAX_SESSIONS, MAX_TOKENS, MIB, gib
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 #: Without --limit: left free on a card for kernels and other processes.
 HEADROOM_BYTES = 256 * MIB
 
-#: Memory that tensors of these sizes take.
-Need = Callable[[Iterable[int]], int]
 #: Called before every try: what is searched, the load of this try, how many tries there were.
 Progress = Callable[[str, int, int], None]
 
@@ -37,10 +35,10 @@ def until_full(
     search = _Search(device, limit, progress)
 
     def with_tokens(tokens: int) -> CachePlan:
-        return planner.plan(Load(tokens, load.sessions, load.encoder_tokens))
+        return planner.plan(load._replace(context_tokens=tokens))
 
     def with_sessions(sessions: int) -> CachePlan:
-        return planner.plan(Load(load.context_tokens, sessions, load.encoder_tokens))
+        return planner.plan(load._replace(sessions=sessions))
 
     context = search.largest("context", with_tokens, MAX_TOKENS)
     sessions = search.largest("sessions", with_sessions, MAX_SESSIONS)
@@ -65,15 +63,11 @@ def compare(
     """The boundaries (context, sessions) that were found, beside what the plan and the allocator's rules predict."""
     limit = run["limit_bytes"]
 
-    def need(plan: CachePlan) -> int:
-        return max(need_bytes(sizes_of(rank.tensors)) for rank in plan.ranks)
+    def need(asked: Load) -> int:
+        return need_of(planner, asked, need_bytes)
 
-    tokens = last_that_fits(
-        lambda n: need(planner.plan(Load(n, load.sessions, load.encoder_tokens))), limit, MAX_TOKENS
-    )
-    sessions = last_that_fits(
-        lambda n: need(planner.plan(Load(load.context_tokens, n, load.encoder_tokens))), limit, MAX_SESSIONS
-    )
+    tokens = last_that_fits(lambda n: need(load._replace(context_tokens=n)), limit, MAX_TOKENS)
+    sessions = last_that_fits(lambda n: need(load._replace(sessions=n)), limit, MAX_SESSIONS)
     return {
         **run,
         "max_context_tokens": found[0],

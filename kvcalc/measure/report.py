@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,10 @@ from kvcalc.units import MAX_TOKENS, gib
 
 if TYPE_CHECKING:
     from kvcalc.core.result import DeviceInfo, MeasuredRank, MeasuredTensor, MeasureRecord
+
+
+#: Memory that tensors of these sizes take.
+Need = Callable[[Iterable[int]], int]
 
 
 def measure_load(planner: Planner, load: Load, device: Device, *, rank: int | None = None) -> MeasureRecord:
@@ -50,7 +54,9 @@ def _check_room(plan: RankPlan, planner: Planner, load: Load, device: Device) ->
     free, need = device.free_bytes(), device.need_bytes(sizes_of(plan.tensors))
     if free is None or need <= free:
         return
-    most = last_that_fits(need_of(planner, load, device), free, MAX_TOKENS)
+    most = last_that_fits(
+        lambda tokens: need_of(planner, load._replace(context_tokens=tokens), device.need_bytes), free, MAX_TOKENS
+    )
     sessions = f" with {load.sessions:,} sessions" if load.sessions > 1 else ""
     raise CannotMeasure(
         f"{device.name} has {gib(free)} free, the prediction takes {gib(need)}: {gib(need - free)} are missing",
@@ -59,14 +65,9 @@ def _check_room(plan: RankPlan, planner: Planner, load: Load, device: Device) ->
     )
 
 
-def need_of(planner: Planner, load: Load, device: Device) -> Callable[[int], int]:
-    """Memory of the fullest rank for a context of n tokens, the allocator's rounding included."""
-
-    def need(tokens: int) -> int:
-        plan = planner.plan(Load(tokens, load.sessions, load.encoder_tokens))
-        return max(device.need_bytes(sizes_of(rank.tensors)) for rank in plan.ranks)
-
-    return need
+def need_of(planner: Planner, load: Load, need_bytes: Need) -> int:
+    """Memory of the fullest rank for a load, the allocator's rounding included."""
+    return max(need_bytes(sizes_of(rank.tensors)) for rank in planner.plan(load).ranks)
 
 
 def measure_rank(plan: RankPlan, device: Device) -> MeasuredRank:

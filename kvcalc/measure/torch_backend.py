@@ -155,6 +155,19 @@ def failed(error: BaseException) -> str | None:
     return text or "out of memory" if memory_error or any(word in text for word in known) else None
 
 
+def empty_tensor(torch: Any, stored: Stored, device: str) -> Any:
+    """One tensor, not yet written.
+
+    Raises: OutOfRoom.
+    """
+    try:
+        return torch.empty(stored.shape, dtype=getattr(torch, stored.dtype), device=device)
+    except (RuntimeError, MemoryError) as error:
+        if (text := failed(error)) is None:
+            raise
+    raise OutOfRoom(text)
+
+
 class CpuHeld:
     """Tensors in this machine's memory, or shapes alone on `meta`."""
 
@@ -168,7 +181,7 @@ class CpuHeld:
         if self._limit is not None and self._bytes + stored.bytes > self._limit:
             raise OutOfRoom(f"{gib(self._bytes + stored.bytes)} is above the limit of {gib(self._limit)}")
         self._look(stored.bytes)
-        tensor = self._empty(stored)
+        tensor = empty_tensor(self._torch, stored, self._name)
         if touch and self._name != "meta":
             touch_pages(self._torch, tensor)
         size = int(tensor.untyped_storage().nbytes())
@@ -184,14 +197,6 @@ class CpuHeld:
         free = host.available_bytes()
         if free is not None and more + host.MARGIN_BYTES > free:
             raise OutOfRoom(f"only {gib(free)} of memory is left")
-
-    def _empty(self, stored: Stored) -> Any:
-        try:
-            return self._torch.empty(stored.shape, dtype=getattr(self._torch, stored.dtype), device=self._name)
-        except (RuntimeError, MemoryError) as error:
-            if (text := failed(error)) is None:
-                raise
-        raise OutOfRoom(text)
 
     def totals(self) -> Totals:
         """Bytes of all storages, each counted once."""

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from kvcalc.core.plan import Load, Planner
-from kvcalc.units import ceil_div
+from kvcalc.core.capacity import last_that_fits
+from kvcalc.core.plan import Load, Planner, beyond
+from kvcalc.units import MAX_TOKENS, ceil_div
 
 if TYPE_CHECKING:
     from kvcalc.engines.vllm.planner import VllmPlanner
+    from kvcalc.engines.vllm.spec import Spec
 
 #: Points between which bytes are interpolated where an engine has no blocks of its own.
 _GRID = 512
@@ -116,12 +118,11 @@ class VllmHoldings(BlockHoldings):
             return 0
         return sum(self._shared(specs, prefix, tokens) for specs in self._planner.counters)
 
-    def _shared(self, specs: tuple[object, ...], prefix: int, tokens: int) -> int:
-        from kvcalc.engines.vllm.spec import Spec
-
+    def _shared(self, specs: tuple[Spec, ...], prefix: int, tokens: int) -> int:
+        """Of one group: the least that any of its formats keeps of the prefix."""
         found = []
         for spec in specs:
-            if not isinstance(spec, Spec) or spec.kind in ("mamba", "cross", "chunked"):
+            if spec.kind in ("mamba", "cross", "chunked"):
                 return 0
             width = spec.block_tokens * (self._planner.settings.layout.dcp if spec.growing and spec.dcp_sharded else 1)
             gone = max(0, tokens - spec.span) // width if spec.kind in ("sliding", "sliding_mla") else 0
@@ -146,6 +147,9 @@ class ByteHoldings:
         self._once = 2 * self._bytes(1, 1) - self._bytes(1, 2)
         self._step = max(ceil_div(longest, _GRID), 1)
         self._points: dict[int, int] = {}
+        # A pool that an option fixes holds what one session of its length takes, however much memory there is.
+        fixed = last_that_fits(lambda tokens: beyond(planner, Load(tokens)) is not None, 0, MAX_TOKENS)
+        self._most = None if fixed is None else self._bytes(fixed, 1) if fixed else 0
 
     def _bytes(self, tokens: int, sessions: int) -> int:
         return self._planner.plan(Load(max(tokens, 1), sessions, self._encoder)).max_rank_bytes
@@ -173,11 +177,12 @@ class ByteHoldings:
         return self.shared(prefix, prefix)
 
     def capacity(self, pool_bytes: int) -> int:
-        return max(pool_bytes - self._once, 0)
+        usable = pool_bytes if self._most is None else min(pool_bytes, self._most)
+        return max(usable - self._once, 0)
 
 
 class SlotHoldings:
-    """Every session has a slot for the longest one, whatever it holds (llama.cpp's slots, reserving schedulers)."""
+    """Every session has a slot for the longest one, whatever it holds (llama.cpp's slots)."""
 
     paged = False
     unit_bytes = 1

@@ -42,6 +42,10 @@ _LOADED = {"vllm": "context", **dict.fromkeys(("llama.cpp", "ollama", "lmstudio"
 #: What activations, CUDA graphs and the driver took in 52 vLLM start-up logs (versions 0.6 to 0.31, quoted in public
 #: issues), by the card's size: (up to this many bytes; tenth, median and ninth decile in hundredths of a GiB).
 _OVERHEAD = ((30 * GIB, 38, 108, 203), (60 * GIB, 127, 233, 444), (120 * GIB, 170, 318, 578), (None, 216, 406, 784))
+#: What macOS lets the GPU take of a machine's memory (Metal's recommendedMaxWorkingSetSize), up to this many bytes:
+#: low, usual and high hundredths. Logs: two thirds of 32 GiB (ollama issue 434), 74 % of 16 and 78 % of 36 on newer
+#: systems; three quarters of 64 and 96 (llama.cpp issues 1870, 3213), 84 % of 128 on macOS 26 (antirez/ds4 893).
+_METAL = ((40 * GIB, 66, 74, 78), (None, 75, 75, 84))
 #: Share of the GPU left unused: vLLM's default gpu_memory_utilization is 0.92 (0.33, config/cache.py:215).
 _UNUSED_PERCENT = 8
 
@@ -150,9 +154,15 @@ def build_ledger(ask: LedgerAsk) -> Ledger:
     Raises: UsageError when the weights are unknown, or where the engine's method is known not to hold.
     """
     total = _total(ask)
-    rest = _rest(ask, total["bytes"])
-    lines = [total, *(_taken(item, amount) for item, amount in [*rest.lines, *_adapters(ask)])]
+    kept = _kept_by_macos(ask, total)
+    rest = _rest(ask, total["bytes"] - sum(amount.best for _, amount in kept))
+    lines = [total, *(_taken(item, amount) for item, amount in [*kept, *rest.lines, *_adapters(ask)])]
     return Ledger(tuple(lines), tuple(rest.assumptions), tuple(rest.warnings))
+
+
+def follows_load(ask: LedgerAsk) -> bool:
+    """Whether the pool is another one for another load: some buffer grows with it."""
+    return _LOADED.get(ask.engine) == "tokens" and ask.overhead_bytes is None
 
 
 def _adapters(ask: LedgerAsk) -> list[tuple[str, Amount]]:
@@ -168,7 +178,8 @@ def _adapters(ask: LedgerAsk) -> list[tuple[str, Amount]]:
 
 def levers(ask: LedgerAsk) -> list[Lever]:
     """Changes of the engine's flags and what each would add to the pool, the largest first."""
-    rest = _rest(ask, _total(ask)["bytes"])
+    total = _total(ask)
+    rest = _rest(ask, total["bytes"] - sum(amount.best for _, amount in _kept_by_macos(ask, total)))
     now = build_ledger(ask).pool_bytes
     found = []
     for change, options in rest.levers:
@@ -192,6 +203,17 @@ def _total(ask: LedgerAsk) -> LedgerLine:
     return _given(item, gpu.total_bytes, "band", "marketed size; the driver reports less", "estimate")
 
 
+def _kept_by_macos(ask: LedgerAsk, total: LedgerLine) -> list[tuple[str, Amount]]:
+    """The part of an Apple machine's memory that no GPU program gets, unless the limit itself was given."""
+    if ask.gpu.vendor != "Apple" or total["source"] != "band":
+        return []
+    size = total["bytes"]
+    _, least, usual, most = next(row for row in _METAL if row[0] is None or size < row[0])
+    best, low, high = (size - size * share // 100 for share in (usual, most, least))
+    detail = "Metal's limit: --gpu-total takes the recommendedMaxWorkingSetSize of your machine"
+    return [("kept by macOS", band(best, low, high, "band", detail))]
+
+
 def _rest(ask: LedgerAsk, total: int) -> Rest:
     if ask.engine in _RULES:
         module = import_module(f"kvcalc.planning.{_RULES[ask.engine]}")
@@ -201,6 +223,8 @@ def _rest(ask: LedgerAsk, total: int) -> Rest:
     lines = [("weights", weights)]
     if ask.overhead_bytes is not None:
         return Rest([*lines, ("overhead", user_overhead(ask.overhead_bytes))], [], [], [])
+    if ask.gpu.vendor == "Apple":  # macOS has kept its share already
+        return Rest([*lines, ("overhead", usual_overhead(ask.gpu))], [], [], [])
     unused = exactly(total * _UNUSED_PERCENT // 100, "formula", f"{_UNUSED_PERCENT} % left unused", "estimate")
     return Rest([*lines, ("unused share", unused), ("overhead", usual_overhead(ask.gpu))], [], [], [])
 

@@ -15,7 +15,7 @@ _UBATCH = 512
 #: The same option in llama.cpp, LM Studio and Ollama.
 _CONTEXTS, _BATCHES = ("n_ctx", "context_length"), ("n_ubatch", "eval_batch_size", "num_batch")
 _FLASH = ("flash_attn", "flash_attention")
-#: CUDA context and cuBLAS workspace.
+#: Context of the GPU's runtime and cuBLAS workspace.
 _CONTEXT = (4 * GIB // 10, GIB // 10, GIB)
 
 
@@ -45,7 +45,7 @@ def engine_rest(ask: LedgerAsk, total: int) -> Rest:  # noqa: ARG001 - every eng
     if ask.overhead_bytes is not None:
         return Rest([("weights", weights), ("overhead", user_overhead(ask.overhead_bytes))], [], [], [])
     best, low, high = _CONTEXT
-    lines = [("weights", weights), ("context", band(best, low, high, "band", "CUDA context and workspaces"))]
+    lines = [("weights", weights), ("context", band(best, low, high, "band", "CUDA or Metal context, workspaces"))]
     notes = [] if ask.layout.ranks == 1 else ["compute buffer as on one GPU: it was measured with all layers on one"]
     if log is not None and log.compute_bytes is not None:
         lines.append(("compute buffer", exactly(log.compute_bytes, "log", "compute buffer size", "measured")))

@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from kvcalc.planning.holdings import Holdings
-from kvcalc.planning.tails import Moments, Sums, moments, most_sessions
+from kvcalc.planning.tails import Moments, moments, most_sessions, sums_of
 from kvcalc.planning.workload import Lengths, Workload
 
 #: Preemptions per finished request = this x (blocks grown in decode / blocks taken at admission) x chance of waiting.
@@ -170,7 +170,7 @@ def limits_of(
     chances = [targets.wait]
     if targets.preempt is not None and (chance := preempt_chance(demand, targets.preempt)) < 1:
         chances.append(chance)
-    wait, *preempt = most_sessions(demand.law, left, chances, poisson=workload.poisson, exact=exact)
+    wait, *preempt = most_sessions(demand.law, demand.moments, left, chances, poisson=workload.poisson, exact=exact)
     prefill = None
     if batch_tokens is not None:
         prefill = int(batch_tokens * workload.mean_output / (workload.mean_prompt + workload.mean_output))
@@ -191,7 +191,7 @@ class Rates(NamedTuple):
 def rates_at(demand: Demand, workload: Workload, capacity: int, sessions: int) -> Rates:
     """What happens with `sessions` sessions running; p99 None: beyond the pool."""
     left = max(capacity - demand.shared, 1)
-    sums = Sums(demand.law, left, poisson=workload.poisson)
+    sums = sums_of(demand.law, demand.moments, left, poisson=workload.poisson)
     wait = sums.overflow(sessions)
     ratio = demand.grown / demand.admitted if demand.admitted else 0.0
     high = sums.quantile(sessions, 0.99)

@@ -13,8 +13,9 @@ from kvcalc.planning.amount import Amount, band, exactly
 from kvcalc.planning.ledger import LedgerAsk, Rest, refuse, user_overhead, weights_of
 from kvcalc.units import GIB, MIB
 
-#: Context and communication buffers before the weights: 0.6 to 3 GiB in logs, more with more ranks.
-_CONTEXT = {1: (60, 40, 120), 0: (130, 60, 300)}
+#: Context and communication buffers before the weights, in hundredths of a GiB (best, low, high): of one rank, of
+#: several. Logs: 0.4 to 3 GiB, more with more ranks.
+_ONE_RANK, _RANKS = (60, 40, 120), (130, 60, 300)
 
 
 def engine_rest(ask: LedgerAsk, total: int) -> Rest:
@@ -26,6 +27,8 @@ def engine_rest(ask: LedgerAsk, total: int) -> Rest:
     if ask.gpu.unified_memory and (log is None or log.free_before_bytes is None):
         raise refuse(ask, f"{ask.gpu.product} shares its memory with the CPU")
     weights = _weights(ask)
+    if ask.overhead_bytes is not None:
+        return Rest([("overhead", user_overhead(ask.overhead_bytes)), ("weights", weights)], [], [], [])
     before = _before(ask, total)
     fraction = ask.options.get("mem_fraction_static") or (log.utilization if log else None)
     if fraction is None:
@@ -43,8 +46,6 @@ def engine_rest(ask: LedgerAsk, total: int) -> Rest:
     free = total - before.best
     kept = exactly(free - int(free * fraction), "formula", f"1 - mem_fraction_static {fraction:g} of what is free")
     lines = [("context, communication", before), ("kept for activations, graphs", kept), ("weights", weights)]
-    if ask.overhead_bytes is not None:
-        lines = [("overhead", user_overhead(ask.overhead_bytes)), ("weights", weights)]
     options = {"mem_fraction_static": min(round(fraction + 0.05, 3), 0.95)}
     change = f"mem_fraction_static {fraction:g} -> {options['mem_fraction_static']:g}"
     return Rest(lines, notes, [], [(change, options)])
@@ -67,5 +68,5 @@ def _before(ask: LedgerAsk, total: int) -> Amount:
     if log is not None and log.free_after_bytes is not None and log.weights_bytes is not None:
         size = total - log.free_after_bytes - log.weights_bytes
         return exactly(size, "log", "Load weight end", "measured")
-    best, low, high = (size * GIB // 100 for size in _CONTEXT[1 if ask.layout.tp == 1 else 0])
+    best, low, high = (size * GIB // 100 for size in (_ONE_RANK if ask.layout.tp == 1 else _RANKS))
     return band(best, low, high, "band", "CUDA context, NCCL: 0.4 to 3 GiB in logs")

@@ -15,14 +15,16 @@ from kvcalc.kinds.latent import LatentAttention
 _DENSE = ("intermediate_size", "ffn_hidden_size", "n_inner", "decoder_ffn_dim")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 _PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk")
-_EXPERT_WIDTH = ("moe_intermediate_size", "expert_intermediate_size")
+_EXPERT_WIDTH = ("moe_intermediate_size", "expert_intermediate_size", "expert_ffn_hidden_size")
+#: Every so many layers one has experts (Llama 4, Jamba); absent: all of them.
+_EXPERT_PERIOD = ("interleave_moe_layer_step", "expert_layer_period")
 #: A derived dense width above this many times the hidden size is a mixture of experts that does not say so.
 _WIDEST = 8
 
 
 class Shape(NamedTuple):
     """hidden, vocab, layers; dense_width: feed-forward width (0: none known); experts with their width and how
-    many a token uses (0: a dense model); dense_layers: first layers without experts; tied: embedding and output
+    many a token uses (0: a dense model); dense_layers: layers without experts; tied: embedding and output
     head are one matrix (None: not stated). notes: what was derived.
     """
 
@@ -88,9 +90,16 @@ def known_shape(model: Model) -> Shape:
         experts_per_token=_fact(model, _PER_TOKEN) if experts else 0,
         expert_width=width,
         shared_width=shared,
-        dense_layers=_fact(model, ("first_k_dense_replace",)) if experts else 0,
+        dense_layers=_dense_layers(model) if experts else 0,
         tied=tied if isinstance(tied, bool) else None,
     )
+
+
+def _dense_layers(model: Model) -> int:
+    """Layers without experts in a mixture: the first ones, or all but every n-th."""
+    layers = len(model.layers)
+    period = _fact(model, _EXPERT_PERIOD) or 1
+    return _fact(model, ("first_k_dense_replace",)) or layers - layers // period
 
 
 def _fact(model: Model, names: tuple[str, ...]) -> int:

@@ -1,7 +1,8 @@
 """Sums of equal independent holdings: how many fit with a given chance, exactly and in closed form.
 
 The exact law of S sessions is the S-th power of one session's law. Laws are whole numbers of 2**-31, and a power is a
-multiplication of big integers (each coefficient in its own 8 bytes), so a product is off by 2**-21 at most.
+multiplication of big integers (each coefficient in its own 8 bytes), so a product is off by 2**-21 at most. A pool of
+more units than bins has several units in each; where that would blur one session's law, its three moments are used.
 
 Source of the closed form: Cornish-Fisher expansion to the third moment.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -19,11 +20,13 @@ from kvcalc.units import MAX_SESSIONS
 #: One is 2**_BITS: all coefficients of a product together stay below 2**62 and fit their 8 bytes.
 _BITS, _SLOT = 31, 8
 _BINS = 1536
-#: Above this many sessions per pool the bins are coarser than a session, and the closed form is as good.
-_MANY = 400
+#: Bins may add at most this part (one in so many) to the variance of one session.
+_BLUR = 20
 _ONE = 1 << _BITS
 #: exp(-1) / 18! is below 2**-52: more sessions at once than this do not matter in one unit of Poisson load.
 _TERMS = 18
+#: A bend of the normal law below this changes no answer, and dividing by it would.
+_STRAIGHT = 1e-9
 
 Law = Mapping[int, float]
 
@@ -50,35 +53,59 @@ def moments(law: Law) -> Moments:
     return Moments(mean, variance, skewness, second, third)
 
 
-def closed_form(one: Moments, capacity: int, chance: float, *, poisson: bool = False) -> int:
-    """Largest S whose demand exceeds `capacity` with at most `chance`, by three moments; within about 1 of the exact.
-
-    poisson: S is the mean of a random number of sessions.
-    """
-    variance, third = one.variance, one.skewness * one.variance**1.5
-    if poisson:
-        variance, third = one.second, one.third
-    z = NormalDist().inv_cdf(1 - min(max(chance, 1e-12), 1 - 1e-12))
-    skew = third / variance**1.5 if variance > 0 else 0.0
-
-    def holds(sessions: int) -> bool:
-        spread = math.sqrt(sessions * variance)
-        tail = z + (z * z - 1) * skew / (6 * math.sqrt(sessions))
-        return sessions * one.mean + spread * tail <= capacity
-
-    return _last(holds, most=max(int(2 * capacity / max(one.mean, 1e-9)) + 2, 2))
-
-
-def _last(holds: object, *, most: int) -> int:
+def _last(holds: Callable[[int], bool], *, most: int) -> int:
     """Largest n in [0, most) with holds(n), taking holds as monotone."""
     low, high = 0, most
     while high - low > 1:
         middle = (low + high) // 2
-        if holds(middle):  # type: ignore[operator]
+        if holds(middle):
             low = middle
         else:
             high = middle
     return low
+
+
+class Normal:
+    """The sum by its first three moments; within about one session of the exact law.
+
+    poisson: the number of sessions is random, and S is its mean.
+    """
+
+    def __init__(self, one: Moments, capacity: int, *, poisson: bool = False) -> None:
+        self.capacity = capacity
+        self.mean = one.mean
+        self.variance = one.second if poisson else one.variance
+        third = one.third if poisson else one.skewness * one.variance**1.5
+        self.skewness = third / self.variance**1.5 if self.variance > 0 else 0.0
+
+    def _units(self, sessions: int, z: float) -> float:
+        """What `sessions` sessions hold at the standard normal quantile `z`."""
+        tail = z + (z * z - 1) * self.skewness / (6 * math.sqrt(sessions))
+        return sessions * self.mean + math.sqrt(sessions * self.variance) * tail
+
+    def overflow(self, sessions: int) -> float:
+        """Chance that `sessions` sessions want more than the capacity: `_units` solved for z."""
+        left = self.capacity - sessions * self.mean
+        if not sessions or self.variance <= 0:
+            return 0.0 if left >= 0 else 1.0
+        x, bend = left / math.sqrt(sessions * self.variance), self.skewness / (6 * math.sqrt(sessions))
+        if abs(bend) < _STRAIGHT:
+            return NormalDist().cdf(-x)
+        inside = 1 + 4 * bend * (bend + x)
+        if inside <= 0:  # beyond the end of the curve
+            return 1.0 if bend > 0 else 0.0
+        return NormalDist().cdf(-(math.sqrt(inside) - 1) / (2 * bend))
+
+    def most(self, chance: float) -> int:
+        """Most sessions whose demand exceeds the capacity with at most `chance`."""
+        z = NormalDist().inv_cdf(1 - min(max(chance, 1e-12), 1 - 1e-12))
+        limit = max(int(2 * self.capacity / max(self.mean, 1e-9)) + 2, 2)
+        return _last(lambda sessions: self._units(sessions, z) <= self.capacity, most=limit)
+
+    def quantile(self, sessions: int, share: float) -> int | None:
+        """Units that `sessions` sessions exceed with a chance of 1 - share; None: beyond the capacity."""
+        units = self._units(sessions, NormalDist().inv_cdf(share)) if sessions else 0.0
+        return None if units > self.capacity else max(math.ceil(units), 0)
 
 
 class Sums:
@@ -86,8 +113,7 @@ class Sums:
 
     def __init__(self, law: Law, capacity: int, *, poisson: bool = False) -> None:
         self.capacity = capacity
-        # A power of two, so that a slightly larger pool is cut alike and never holds fewer.
-        self.width = 1 << max((capacity // _BINS).bit_length(), 0)
+        self.width = bin_width(capacity)
         self.bins = capacity // self.width + 1
         one = self._binned(law)
         self._powers = [self._random(one) if poisson else one]
@@ -168,16 +194,31 @@ class Sums:
         return None
 
 
+def bin_width(capacity: int) -> int:
+    """Units per bin: a power of two, so that a slightly larger pool is cut alike and never holds fewer.
+
+    >>> bin_width(1535), bin_width(1536), bin_width(28266)
+    (1, 2, 32)
+    """
+    return 1 << (capacity // _BINS).bit_length()
+
+
+def sums_of(law: Law, one: Moments, capacity: int, *, poisson: bool = False, exact: bool = True) -> Sums | Normal:
+    """The law of a sum: exact where the bins keep the law of one session, else by its moments `one`."""
+    width, variance = bin_width(capacity), one.second if poisson else one.variance
+    # A law split between two bins gains a quarter of a squared width at most.
+    if exact and (width == 1 or width * width * _BLUR <= 4 * variance):
+        return Sums(law, capacity, poisson=poisson)
+    return Normal(one, capacity, poisson=poisson)
+
+
 def most_sessions(
-    law: Law, capacity: int, chances: Sequence[float], *, poisson: bool = False, exact: bool = True
+    law: Law, one: Moments, capacity: int, chances: Sequence[float], *, poisson: bool = False, exact: bool = True
 ) -> list[int]:
-    """Most sessions that `capacity` units hold, for each accepted chance; exact where a session is wider than a bin."""
-    one = moments(law)
+    """Most sessions that `capacity` units hold, for each accepted chance."""
     if capacity <= 0 or not chances:
         return [0] * len(chances)
     if one.mean <= 0:
         return [MAX_SESSIONS] * len(chances)
-    if not exact or capacity / one.mean > _MANY:
-        return [closed_form(one, capacity, chance, poisson=poisson) for chance in chances]
-    sums = Sums(law, capacity, poisson=poisson)
+    sums = sums_of(law, one, capacity, poisson=poisson, exact=exact)
     return [sums.most(chance) for chance in chances]

@@ -14,7 +14,7 @@ from kvcalc.planning.amount import Amount, band, exactly, scaled
 from kvcalc.planning.ledger import LedgerAsk, Rest, refuse, user_overhead, weights_of
 from kvcalc.planning.shape import Shape, read_shape
 from kvcalc.planning.startlog import StartLog
-from kvcalc.planning.vllm_memory import Start, graph_reserve, runner2, v0_start, vllm_amounts
+from kvcalc.planning.vllm_memory import Start, graph_reserve, non_torch, runner2, v0_start, vllm_amounts
 from kvcalc.planning.weights import checkpoint, rotary_tables
 from kvcalc.units import GIB
 
@@ -44,14 +44,16 @@ def engine_rest(ask: LedgerAsk, total: int) -> Rest:
     if "gpu_memory_utilization" not in ask.options and ask.log is not None and ask.log.requested_bytes is not None:
         requested = ask.log.requested_bytes
     unused = exactly(total - requested, "formula", f"1 - gpu_memory_utilization {utilisation:g}")
-    lines = [("unused share", unused), ("weights", _weights(ask))]
+    weights = _weights(ask)
+    lines = [("unused share", unused), ("weights", weights)]
     if ask.overhead_bytes is not None:
         return Rest([*lines, ("overhead", user_overhead(ask.overhead_bytes))], notes, [], _levers(None, utilisation))
     log = ask.log
     if log is not None and log.activation_bytes is not None:
         start = None if _unasked(ask) else _start(ask, version, total, notes)
-        logged = None if start is None else _start(ask, version, total, [], logged=True)
-        lines += _logged(ask, log, start, logged)
+        starts = None if start is None else (start, _start(ask, version, total, [], logged=True))
+        outside = _outside(ask, log, version, total, weights.best)
+        lines += _logged(ask, log, weights.best, outside, starts)
         return Rest(lines, notes, [], _levers(start, utilisation))
     _check(ask, version)
     start = _start(ask, version, total, notes)
@@ -110,7 +112,7 @@ def _start(ask: LedgerAsk, version: Version, total: int, notes: list[str], *, lo
 
     logged: the flags of the log alone.
     """
-    a100 = is_a100(80 if ask.gpu.architecture == "sm80" else 0)
+    a100 = is_a100(ask.gpu.architecture)
     options: dict[str, Any] = {} if logged else dict(ask.options)
     log = ask.log
     sequences = options.get("max_num_seqs") or (log.max_num_seqs if log else None)
@@ -164,28 +166,37 @@ def _unasked(ask: LedgerAsk) -> bool:
     return not {"max_num_seqs", "max_num_batched_tokens", "enforce_eager"} & set(ask.options)
 
 
-def _logged(ask: LedgerAsk, log: StartLog, start: Start | None, before: Start | None) -> list[tuple[str, Amount]]:
+def _outside(ask: LedgerAsk, log: StartLog, version: Version, total: int, weights: int) -> Amount:
+    """Memory outside torch: printed, or with the weights in one figure; else the closed form's."""
+    if log.non_torch_bytes is not None:
+        return exactly(log.non_torch_bytes, "log", "non-torch memory", "measured")
+    if log.consumed_bytes is None:
+        return non_torch(_start(ask, version, total, []))
+    label = "measured" if log.weights_bytes is not None else "estimate"
+    return exactly(max(log.consumed_bytes - weights, 0), "log", "consumed memory less weights", label)
+
+
+def _logged(
+    ask: LedgerAsk, log: StartLog, weights: int, outside: Amount, starts: tuple[Start, Start] | None
+) -> list[tuple[str, Amount]]:
     """The lines of a log; those that depend on flags are scaled by the closed form where other flags are asked for.
 
-    start: the asked flags, before: the log's own; None where nothing was asked for.
+    weights, outside: the lines beside the peak; starts: with the asked flags and with the log's own, None where nothing
+    was asked for.
     """
-    weights = log.weights_bytes or 0
-    outside = log.non_torch_bytes
-    if outside is None:
-        outside = max((log.consumed_bytes or weights) - weights, 0)
     reserve = log.reserve_bytes or 0
     lines = [
         ("activation peak", exactly(log.activation_bytes or 0, "log", "peak activation", "measured")),
-        ("non-torch memory", exactly(outside, "log", "non-torch memory", "measured")),
+        ("non-torch memory", outside),
     ]
     if reserve:
         lines.append(("CUDA graph reserve", exactly(reserve, "log", "set aside before the cache", "measured")))
     if log.pool_bytes is not None and log.requested_bytes is not None:
         left = log.requested_bytes - weights - sum(amount.best for _, amount in lines) - log.pool_bytes
         lines.append(("rounding, other ranks", exactly(left, "log", "to the pool the log prints", "measured")))
-    if start is None or before is None:
+    if starts is None:
         return lines
-    shape = read_shape(ask.model)
+    (start, before), shape = starts, read_shape(ask.model)
     # The newer wording has the graph reserve inside the peak.
     merged = log.consumed_bytes is not None
     ratio = _peak(shape, start, merged=merged), _peak(shape, before, merged=merged)

@@ -33,6 +33,8 @@ _REPACKED = 28
 #: 16-bit type, parameters times a quantised type. Logs: 0.12 GiB, -1..+3.5 %; catalogues: 0.2 %.
 _BANDS = {(True, True): (2, 4), (True, False): (10, 35), (False, True): (5, 10), (False, False): (20, 40)}
 _SLACK = GIB // 10
+#: Names of llama.cpp's mixed quantisations.
+_MIXTURE = r"(?:i?q[1-8]_k(?:_[a-z]{1,2})?|iq[1-4]_[a-z]{1,3}|ud-.*)"
 
 
 class Checkpoint(NamedTuple):
@@ -55,7 +57,9 @@ def checkpoint(model: Model, weight_dtype: str | None) -> Checkpoint:
     """
     stored = model.weights
     if weight_dtype is None and stored is not None and stored.bytes is not None:
-        plain = model.parameters is None or 10 * stored.bytes >= 19 * model.parameters
+        plain = "quant_method" not in model.facts
+        if model.parameters is not None:
+            plain = 10 * stored.bytes >= 19 * model.parameters
         label = "estimate" if stored.rounded else "exact"
         # Below 0.7 bytes per parameter: int4 experts with their scales, other layers in 16 bits.
         narrow = model.parameters is not None and 10 * stored.bytes < 7 * model.parameters
@@ -73,9 +77,21 @@ def checkpoint(model: Model, weight_dtype: str | None) -> Checkpoint:
             field="weights",
         )
     own = stored.dtype if stored is not None and stored.dtype else model.dtype
-    dtype = get_dtype(own if weight_dtype is None else weight_dtype, field="weight-dtype")
+    dtype = _weight_type(own if weight_dtype is None else weight_dtype)
     size = _typed_bytes(model, dtype, known_shape(model))
     return Checkpoint(size, "formula", f"{model.parameters:,} parameters x {dtype.name}", "estimate", _plain(dtype))
+
+
+def _weight_type(name: str) -> Dtype:
+    """The type called `name`. Raises: UsageError; GGUF mixtures like q4_k_m are none: their file has the bytes."""
+    try:
+        return get_dtype(name, field="weight-dtype")
+    except UsageError as error:
+        import re  # a start without this error does not need it
+
+        if re.fullmatch(_MIXTURE, name.strip().lower()):
+            error.fix = "it mixes several types: name the .gguf file as TARGET, or --weight-dtype q4_0, q5_0, q8_0 ..."
+        raise
 
 
 def _plain(dtype: Dtype) -> bool:
@@ -120,15 +136,15 @@ def rank_weights(
     if model.mtp is not None and not drafts and (dropped := _draft_parameters(model, shape)):
         total -= whole.bytes * dropped // parameters
         notes.append("without draft layers")
-    experts = _bytes_of(whole, shape.expert_parameters, parameters)
+    experts = _bytes_of(whole, shape.expert_parameters, parameters) if _experts_known(model, shape) else 0
     experts = min(experts, total)
     replicated = _bytes_of(whole, _replicated_parameters(model, shape), parameters) if layout.tp > 1 else 0
     divided = total - experts - replicated
     spread = layout.tp * layout.dp if expert_parallel else layout.tp
-    padding = experts * _REPACKED // 1000 if whole.narrow else _padding(model, shape, experts)
+    padding = 0 if whole.plain else experts * _REPACKED // 1000 if whole.narrow else _padding(model, shape, experts)
     rank = ceil_div(divided, layout.tp) + replicated + ceil_div(experts + padding, spread)
-    rank = _fullest_stage(rank, shape, layout, whole, parameters)
     rank += _repeated_heads(model, layout.tp, whole, parameters)
+    rank = _fullest_stage(rank, shape, layout, whole, parameters)
     return _amount(whole, rank, layout, notes)
 
 
@@ -147,14 +163,21 @@ def _bytes_of(whole: Checkpoint, part: int, parameters: int) -> int:
     return whole.bytes * min(part, parameters) // parameters if parameters else 0
 
 
+def _experts_known(model: Model, shape: Shape) -> bool:
+    """Whether the experts' widths are those of every layer: more of them than the model has parameters are not.
+
+    Then no expert is told apart from the other weights, and nothing is left out or divided further that may not be.
+    """
+    return shape.expert_parameters <= (model.parameters or 0)
+
+
 def _draft_parameters(model: Model, shape: Shape) -> int:
     """Of the multi-token-prediction layers: one more layer of the usual kind each."""
     if model.mtp is None or not shape.layers:
         return 0
     attention = attention_parameters(model) // shape.layers
-    wide = shape.layer_expert_parameters + 3 * shape.hidden * (
-        shape.shared_width or (shape.dense_width * (not shape.experts))
-    )
+    routed = shape.layer_expert_parameters if _experts_known(model, shape) else 0
+    wide = routed + 3 * shape.hidden * (shape.shared_width or (shape.dense_width * (not shape.experts)))
     return model.mtp.layers * (attention + wide + 2 * shape.hidden * shape.hidden)
 
 

@@ -50,6 +50,7 @@ class Workload:
     mean_prompt: float
     mean_output: float
     longest: int
+    longest_output: int
     shared_prompt: int = 0
     poisson: bool = False
     notes: tuple[str, ...] = field(default=())
@@ -64,19 +65,20 @@ def make_workload(
     starts: Lengths = {}
     ends: Lengths = {}
     prompt = output = 0.0
-    longest = 0
+    longest = longest_output = 0
     for part in classes:
         weight = part.weight / total
         prompt += weight * mean_of(part.prompt)
         output += weight * mean_of(part.output)
         longest = max(longest, max(part.prompt) + max(part.output) - 1)
+        longest_output = max(longest_output, *part.output)
         for tokens, share in part.prompt.items():
             begins = weight * share
             starts[tokens] = starts.get(tokens, 0.0) + begins
             for steps, chance in part.output.items():
                 last = tokens + steps - 1
                 ends[last] = ends.get(last, 0.0) + begins * chance
-    return Workload(starts, ends, prompt, output, longest, shared_prompt, poisson, tuple(notes))
+    return Workload(starts, ends, prompt, output, longest, longest_output, shared_prompt, poisson, tuple(notes))
 
 
 def mean_of(lengths: Lengths) -> float:
@@ -90,12 +92,13 @@ def from_rows(rows: Iterable[tuple[int, int]], *, shared_prompt: int = 0, poisso
     """
     starts: dict[int, int] = {}
     ends: dict[int, int] = {}
-    prompts = outputs = count = longest = 0
+    prompts = outputs = count = longest = longest_output = 0
     for prompt, output in rows:
         last = prompt + output - 1
         starts[prompt] = starts.get(prompt, 0) + 1
         ends[last] = ends.get(last, 0) + 1
-        prompts, outputs, count, longest = prompts + prompt, outputs + output, count + 1, max(longest, last)
+        prompts, outputs, count = prompts + prompt, outputs + output, count + 1
+        longest, longest_output = max(longest, last), max(longest_output, output)
     if not count:
         raise UsageError("the workload has no requests", fix="give prompt_tokens,output_tokens rows", field="workload")
     return Workload(
@@ -104,6 +107,7 @@ def from_rows(rows: Iterable[tuple[int, int]], *, shared_prompt: int = 0, poisso
         prompts / count,
         outputs / count,
         longest,
+        longest_output,
         shared_prompt,
         poisson,
         (f"{count:,} requests of a trace",),

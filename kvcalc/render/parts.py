@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kvcalc.core.light import Any
-from kvcalc.render.sheet import Cell, Column, Page, Sheet, number
+from kvcalc.render.sheet import Cell, Column, Page, Sheet, anything
 from kvcalc.units import gib
 
 Answer = Mapping[str, Any]
@@ -27,10 +27,6 @@ def size(value: int) -> Cell:
 
 def kinds(kinds: Mapping[str, int]) -> str:
     return " + ".join(f"{count} {kind}" for kind, count in kinds.items())
-
-
-def context(value: int | None) -> Cell:
-    return number(value)
 
 
 def load(inputs: Mapping[str, Any]) -> str:
@@ -66,29 +62,18 @@ def report_sheets(answer: Answer) -> tuple[Sheet, ...]:
     scalars = [(key, value) for key, value in report.items() if isinstance(value, int | float | str | bool)]
     sheets = []
     if scalars:
-        rows = tuple(
-            (Cell(key), Cell(f"{value:,}" if type(value) is int else str(value), value)) for key, value in scalars
-        )
+        rows = tuple((Cell(key), anything(value)) for key, value in scalars)
         columns = (Column(title="engine's number", key="name"), Column(title="value", key="value", right=True))
         sheets.append(Sheet(title=f"{answer['engine']['name']} says", columns=columns, rows=rows))
     for key, value in report.items():
         if isinstance(value, dict) and value and not any(isinstance(item, list | dict) for item in value.values()):
-            named = tuple(
-                (Cell(str(name)), Cell(f"{item:,}" if type(item) is int else str(item), item))
-                for name, item in value.items()
-            )
+            named = tuple((Cell(str(name)), anything(item)) for name, item in value.items())
             pair = (Column(title=key, key="name", style="name"), Column(title="", key="value", right=True))
             sheets.append(Sheet(columns=pair, rows=named))
         if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
             names = [name for name, held in value[0].items() if not isinstance(held, list | dict)]
             titles = tuple(Column(title=name, key=name, right=type(value[0][name]) is int) for name in names)
-            listed = tuple(
-                tuple(
-                    Cell(f"{item[name]:,}" if type(item[name]) is int else str(item[name]), item[name])
-                    for name in names
-                )
-                for item in value
-            )
+            listed = tuple(tuple(anything(item[name]) for name in names) for item in value)
             sheets.append(Sheet(title=key, columns=titles, rows=listed))
     return tuple(sheets)
 
@@ -96,6 +81,6 @@ def report_sheets(answer: Answer) -> tuple[Sheet, ...]:
 def why_not(record: Answer) -> str:
     pool = record["pool_bytes"]
     if pool <= 0:
-        return f"the weights alone exceed each GPU by {gib(-pool)}"
+        return f"weights and overhead exceed each GPU by {gib(-pool)}"
     need = max(rank["bytes"] for rank in record["ranks"])
     return f"{gib(need)} needed per GPU, {gib(pool)} left ({gib(need - pool)} short)"

@@ -50,9 +50,22 @@ class Page(Record):
     footer: tuple[str, ...] = ()
 
 
+def anything(value: object) -> Cell:
+    """A value whose kind is not known beforehand: integers with separators, six digits of other numbers."""
+    if value is None:
+        return Cell("", "")
+    if isinstance(value, float):
+        return Cell(f"{value:,.6g}", value)
+    return Cell(f"{value:,}" if type(value) is int else str(value), value)
+
+
 def number(value: int | None, *, none: str = "unlimited") -> Cell:
     """An integer with thousands separators."""
     return Cell(none, "") if value is None else Cell(f"{value:,}", value)
+
+
+#: Of a bar in a table: as wide as its title, so that a comparison still fits 80 columns.
+BAR_WIDTH = 8
 
 
 def bar(value: int, most: int, width: int = 12) -> str:

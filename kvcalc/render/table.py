@@ -42,27 +42,27 @@ def print_table(page: Page, console: Console | None = None) -> None:
             console.print()
             console.print(Text(f"{word}:", style=style))
             for text in texts:
-                for line in wrap(
-                    f"- {text}",
-                    console.width - 2,
-                    initial_indent="  ",
-                    subsequent_indent="    ",
-                    break_on_hyphens=False,
-                ):
-                    console.print(Text(line, style=style))
+                _say(console, f"  - {text}", style)
     for line in page.footer:
-        console.print(Text(line))
+        _say(console, line)
+
+
+def _say(console: Console, text: str, style: str = "") -> None:
+    """A sentence, wrapped between words; what does not fit its line stands further in than its beginning."""
+    start = len(text) - len(text.lstrip())
+    for line in wrap(text, console.width, subsequent_indent=" " * (start + 2), break_on_hyphens=False) or [""]:
+        console.print(Text(line, style=style))
 
 
 def _print_sheet(sheet: Sheet, console: Console) -> None:
     if sheet.title:
         console.print(Text(sheet.title, style="bold"))
     for line in sheet.lead:
-        console.print(Text(line))
+        _say(console, line)
     if sheet.columns:
         console.print(_table(sheet, console))
     for line in sheet.notes:
-        console.print(Text(line, style="dim"))
+        _say(console, line, "dim")
 
 
 def _table(sheet: Sheet, console: Console) -> RenderableType:
@@ -133,6 +133,7 @@ def _stacked(sheet: Sheet) -> RenderableType:
 
 def _build(sheet: Sheet, widths: dict[int, int | None]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table.show_header = any(column.title for column in sheet.columns)
     for index, width in widths.items():
         column = sheet.columns[index]
         table.add_column(

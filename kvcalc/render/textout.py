@@ -39,7 +39,8 @@ def _tail(page: Page) -> list[str]:
 
 def _aligned(sheet: Sheet) -> list[str]:
     body = [[cell.text for cell in row] for row in (*sheet.rows, *([sheet.total] if sheet.total else []))]
-    table = [[column.title for column in sheet.columns], *body]
+    titles = [column.title for column in sheet.columns]
+    table = [titles, *body] if any(titles) else body
     widths = [max(len(row[index]) for row in table) for index in range(len(sheet.columns))]
 
     def line(row: Sequence[str]) -> str:
@@ -51,7 +52,8 @@ def _aligned(sheet: Sheet) -> list[str]:
 
     lines = [line(row) for row in table]
     rule = "-" * min(max(map(len, lines)), sum(widths) + 2 * (len(widths) - 1))
-    lines.insert(1, rule)
+    if any(titles):
+        lines.insert(1, rule)
     if sheet.total:
         lines.insert(len(lines) - 1, rule)
     return lines

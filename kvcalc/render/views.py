@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from kvcalc.render.parts import Answer, context, engine, kinds, load, page, report_sheets, session_notes, size, why_not
-from kvcalc.render.sheet import Cell, Column, Page, Sheet, bar, number
+from kvcalc.render.parts import Answer, engine, kinds, load, page, report_sheets, session_notes, size, why_not
+from kvcalc.render.sheet import BAR_WIDTH, Cell, Column, Page, Sheet, bar, number
 from kvcalc.render.views_advise import advise_page
 from kvcalc.render.views_doctor import doctor_page
 from kvcalc.render.views_engines import engines_compare_page
@@ -17,9 +17,6 @@ from kvcalc.render.views_measure import verdict as verdict_of
 from kvcalc.render.views_planning import layouts_page, plan_page, sessions_page
 from kvcalc.render.views_tiers import offload_page, transfer_page
 from kvcalc.units import gb, gib, tokens_short
-
-#: As wide as its title, so that a comparison still fits 80 columns.
-BAR_WIDTH = 8
 
 
 def compare_page(answer: Answer) -> Page:
@@ -76,7 +73,7 @@ def _compare_row(record: Answer, most: int) -> tuple[Cell, ...]:
         Cell(bar(record["per_session_bytes"], most, BAR_WIDTH)),
         Cell("-", "") if ratio is None else Cell(f"{ratio:.4f}".rstrip("0").rstrip("."), ratio),
         Cell(_degrees(layout), gpus),
-        context(record["max_context_tokens"]),
+        number(record["max_context_tokens"]),
         number(record["model_max_context"], none="-"),
         number(record["max_sessions"]),
     )
@@ -144,9 +141,10 @@ def explain_page(answer: Answer) -> Page:
     """Each product on its own lines, with where the rule was read."""
     lines = []
     for term in answer["terms"]:
-        place = "" if term["block"] == "attention" else f" of block {term['block']}"
-        lines.append(f"{term['component']}{place} ({term['kind']}, {term['slots_rule']}, {term['dtype']})")
-        lines.append(f"    {term['formula']}")
+        place = "" if term["block"] in ("", "attention") else f" of block {term['block']}"
+        about = ", ".join(filter(None, (term["kind"], term["slots_rule"], term["dtype"])))
+        lines.append(f"{term['component']}{place} ({about})")
+        lines.append(f"  {term['formula']}")
     sources = dict.fromkeys(f"{term['kind']}: {term['source']}" for term in answer["terms"] if term["source"])
     one = " on the fullest rank" if len(answer["ranks"]) > 1 else ""
     total = f"sum{one}: {answer['rank_bytes']:,} B = {gib(answer['rank_bytes'])}"
@@ -190,7 +188,7 @@ def variants_page(answer: Answer) -> Page:
             size(record["per_session_bytes"]),
             Cell(bar(record["per_session_bytes"], most, BAR_WIDTH)),
             Cell(f"{record['mha_ratio']:.7f}".rstrip("0").rstrip("."), record["mha_ratio"]),
-            context(record["max_context_tokens"]),
+            number(record["max_context_tokens"]),
             number(record["max_sessions"]),
         )
         for record in records

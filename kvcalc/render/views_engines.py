@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from kvcalc.render.parts import Answer, context, load, page, size
-from kvcalc.render.sheet import Cell, Column, Page, Sheet, bar, number
+from kvcalc.render.parts import Answer, load, page, size
+from kvcalc.render.sheet import BAR_WIDTH, Cell, Column, Page, Sheet, bar, number
 from kvcalc.units import gib, tokens_short
-
-_BAR = 8
 
 
 def engines_compare_page(answer: Answer) -> Page:
@@ -43,8 +41,8 @@ def _row(record: Answer, most: int, *, several: bool) -> tuple[Cell, ...]:
         Cell(record["engine"]["name"]),
         Cell(record["engine"]["version"]),
         size(record["per_session_bytes"]),
-        Cell(bar(record["per_session_bytes"], most, _BAR)),
-        context(record["max_context_tokens"]),
+        Cell(bar(record["per_session_bytes"], most, BAR_WIDTH)),
+        number(record["max_context_tokens"]),
         number(record["max_sessions"]),
         Cell(record["exactness"]),
         Cell(record["differs"]),

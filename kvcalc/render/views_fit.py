@@ -8,6 +8,14 @@ from kvcalc.render.views_measure import measured
 from kvcalc.render.views_measure import verdict as verdict_of
 from kvcalc.units import gib
 
+_BINDING = {
+    "weights": "weights and overhead",
+    "memory": "memory",
+    "options": "the engine's options",
+    "model_max_context": "the model's own limit",
+    "none": "nothing",
+}
+
 
 def fit_page(answer: Answer) -> Page:
     """The ledger, what it holds, and whether the asked load is among it."""
@@ -17,16 +25,17 @@ def fit_page(answer: Answer) -> Page:
     good = answer["fits"] and all(item["met"] for item in answer["requirements"])
     if "measured" in answer:
         verdict, good = f"{verdict}\n{verdict_of(answer['measured'])}", good and answer["measured"]["equal"]
-    sheets = (_ledger(answer), _holds(answer), *measured(answer), *report_sheets(answer))
+    sheets = (ledger(answer, load(answer["inputs"])), _holds(answer), *measured(answer), *report_sheets(answer))
     return page(answer, *sheets, verdict=verdict, good=good)
 
 
-def _ledger(answer: Answer) -> Sheet:
+def ledger(answer: Answer, *lead: str) -> Sheet:
+    """Where each GPU's memory goes."""
     gpu = answer["gpu"]
     where = f"{gpu['count']} x {gpu['name']}" if gpu else "the given pool"
     return Sheet(
         title=f"{answer['model']['name']} on {where}",
-        lead=(load(answer["inputs"]), engine(answer)),
+        lead=(*lead, engine(answer)),
         columns=LEDGER_COLUMNS,
         rows=tuple(ledger_row(line) for line in answer["ledger"]),
         total=ledger_total(answer),
@@ -72,7 +81,7 @@ def _holds(answer: Answer) -> Sheet:
         ("the model's own limit", number(answer["model_max_context"], none="not stated")),
         ("usable context", number(answer["usable_context_tokens"])),
         ("max sessions at the asked context", at_least(answer["max_sessions"], answer["low_sessions"])),
-        ("what binds", Cell(answer["binding_limit"])),
+        ("what binds", Cell(_BINDING[answer["binding_limit"]], answer["binding_limit"])),
     ]
     if "at_lengths" in answer:
         facts.extend(_at_lengths(answer["at_lengths"]))
@@ -103,6 +112,8 @@ def _verdict(answer: Answer) -> str:
     pool, need = answer["pool_bytes"], max(rank["bytes"] for rank in answer["ranks"])
     if answer["verdict"] == "FITS":
         return f"FITS: {gib(max(pool - need, 0))} to spare per GPU"
+    if answer["verdict"] == "DOES NOT FIT" and answer["binding_limit"] == "options" and pool >= need:
+        return "DOES NOT FIT: the engine's options give less than is asked"
     if answer["verdict"] == "DOES NOT FIT":
         text = f"DOES NOT FIT: {why_not(answer)}"
     else:

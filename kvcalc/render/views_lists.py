@@ -63,6 +63,7 @@ def _bandwidth(value: int | None) -> Cell:
 
 
 def engines_page(answer: Answer) -> Page:
+    only = answer["inputs"]["name"] is not None
     columns = (
         Column(title="engine", key="name", style="name"),
         Column(title="versions", key="versions"),
@@ -70,14 +71,19 @@ def engines_page(answer: Answer) -> Page:
         Column(title="proved by", key="verified_by", drop=1),
     )
     rows = tuple(
-        (Cell(row["name"]), Cell(", ".join(row["versions"])), Cell(row["summary"]), Cell(row["verified_by"]))
+        (Cell(row["name"]), _versions(row["versions"], whole=only), Cell(row["summary"]), Cell(row["verified_by"]))
         for row in answer["results"]
     )
     sheets = [Sheet(columns=columns, rows=rows)]
-    only = answer["inputs"]["name"] is not None
     if only and answer["results"][0]["options"]:
         sheets.append(_options_sheet(answer["results"][0]["options"]))
     return page(answer, *sheets)
+
+
+def _versions(versions: list[str], *, whole: bool) -> Cell:
+    """All of one engine's; of many the newest and the oldest."""
+    every = ", ".join(versions)
+    return Cell(every if whole or len(versions) < 4 else f"{versions[0]} to {versions[-1]}", every)
 
 
 def _options_sheet(options: list[dict[str, Any]]) -> Sheet:
@@ -130,7 +136,8 @@ def validate_page(answer: Answer) -> Page:
     )
     rows = tuple((Cell(row["file"]), Cell(row["status"]), Cell(row["message"])) for row in answer["results"])
     bad = sum(row["status"] != "ok" for row in answer["results"])
-    verdict = f"{bad} of {len(rows)} files are broken" if bad else f"{len(rows)} files are valid"
+    files = "1 file" if len(rows) == 1 else f"{len(rows)} files"
+    verdict = f"{bad} of {files} broken" if bad else f"{files} valid"
     return page(answer, Sheet(columns=columns, rows=rows), verdict=verdict, good=not bad)
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from kvcalc.render.sheet import Cell, Column, Page, Sheet
+from kvcalc.render.parts import Answer, page
+from kvcalc.render.sheet import Cell, Column, Page, Sheet, anything
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ _DERIVED = (
 _ADVICE = (Column(title="change", key="change", style="name"), Column(title="effect", key="effect"))
 
 
-def explain_log_page(answer: Mapping[str, Any]) -> Page:
+def explain_log_page(answer: Answer) -> Page:
     """Facts with their meaning, refusals, what follows, the comparison with a model, what to change."""
     engine = answer["engine"]
     version = f" {engine['version']}" if engine["version"] else ""
@@ -57,22 +56,8 @@ def explain_log_page(answer: Mapping[str, Any]) -> Page:
     if answer["comparison"]:
         verdict = f"DIFFERS: {', '.join(differ)}" if differ else "AGREES with the model"
         good = not differ
-    return Page(
-        sheets=tuple(sheets),
-        assumptions=tuple(answer["assumptions"]),
-        warnings=tuple(answer["warnings"]),
-        verdict=verdict,
-        good=good,
-    )
+    return page(answer, *sheets, verdict=verdict, good=good)
 
 
 def _rows(records: list[dict[str, Any]], columns: tuple[Column, ...]) -> tuple[tuple[Cell, ...], ...]:
-    return tuple(tuple(_cell(record.get(column.key)) for column in columns) for record in records)
-
-
-def _cell(value: object) -> Cell:
-    if value is None:
-        return Cell("", "")
-    if type(value) is int:
-        return Cell(f"{value:,}", value)
-    return Cell(f"{value:,.6g}" if isinstance(value, float) else str(value), value)
+    return tuple(tuple(anything(record.get(column.key)) for column in columns) for record in records)

@@ -84,15 +84,14 @@ def _tensors(measured: Answer) -> Sheet:
         for rank in measured["measured_ranks"]
         for row in rank["tensors"]
     )
-    blank = [Cell("")] * (len(_TENSOR_COLUMNS) - 4)
     total = (
+        Cell(""),
         Cell("total"),
-        *blank,
+        *[Cell("")] * (len(_TENSOR_COLUMNS) - 5),
         number(measured["predicted_bytes"]),
         number(measured["requested_bytes"]),
         equal_cell(measured["equal"]),
     )
-    total = (Cell(""), Cell("total"), *total[2:])
     return Sheet(lead=(device_line(measured),), columns=_TENSOR_COLUMNS, rows=rows, total=total)
 
 

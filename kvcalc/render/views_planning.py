@@ -1,10 +1,10 @@
-"""What `sessions`, `plan`, `offload` and `transfer` show a person."""
+"""What `sessions`, `plan` and `compare --layouts` show a person."""
 
 from __future__ import annotations
 
 from kvcalc.render.parts import Answer, engine, load, page, size
 from kvcalc.render.sheet import Cell, Column, Page, Sheet, number
-from kvcalc.render.views_fit import LEDGER_COLUMNS, at_least, ledger_row, ledger_total
+from kvcalc.render.views_fit import at_least, ledger
 from kvcalc.units import gib
 
 
@@ -62,34 +62,22 @@ _LIMITS = {
 
 def sessions_page(answer: Answer) -> Page:
     """Sessions at the target, what binds, the load they are, and the bounds people know."""
-    return page(answer, _ledger(answer), _held(answer), _limits(answer), verdict=_verdict(answer))
+    return page(answer, ledger(answer, _lead(answer)), _held(answer), _limits(answer), verdict=_verdict(answer))
 
 
-def _lead(answer: Answer) -> tuple[str, ...]:
+def _lead(answer: Answer) -> str:
     work = answer["workload"]
     text = f"prompt {work['mean_prompt_tokens']:,} and output {work['mean_output_tokens']:,} tokens on average"
     if work["shared_prompt_tokens"]:
         text += f", after {work['shared_prompt_tokens']:,} shared ones"
-    return (f"{text}, arrivals {work['arrivals']}", engine(answer))
-
-
-def _ledger(answer: Answer) -> Sheet:
-    gpu = answer["gpu"]
-    where = f"{gpu['count']} x {gpu['name']}" if gpu else "the given pool"
-    return Sheet(
-        title=f"{answer['model']['name']} on {where}",
-        lead=_lead(answer),
-        columns=LEDGER_COLUMNS,
-        rows=tuple(ledger_row(line) for line in answer["ledger"]),
-        total=ledger_total(answer),
-    )
+    return f"{text}, arrivals {work['arrivals']}"
 
 
 def _held(answer: Answer) -> Sheet:
     at = answer["at_sessions"]
     rows = [
         ("sessions", at_least(answer["max_sessions"], answer["low_sessions"])),
-        ("what binds", Cell(answer["binding_limit"])),
+        ("what binds", Cell(_bound(answer), answer["binding_limit"])),
         ("one session on average", size(answer["mean_session_bytes"])),
         (f"requests that wait, at {at:,}", Cell(f"{answer['wait_rate']:.2%}", answer["wait_rate"])),
         (f"preemptions per request, at {at:,}", Cell(f"{answer['preempt_rate']:.3%}", answer["preempt_rate"])),
@@ -117,11 +105,17 @@ def _limits(answer: Answer) -> Sheet:
     return Sheet(columns=columns, rows=rows)
 
 
+def _bound(answer: Answer) -> str:
+    """The limit that binds, in words."""
+    name = str(answer["binding_limit"])
+    return _LIMITS.get(name, name)
+
+
 def _verdict(answer: Answer) -> str:
     held = answer["max_sessions"]
     if held is None:
         return "no limit binds"
-    text = f"{held:,} sessions; what binds: {_LIMITS.get(answer['binding_limit'], answer['binding_limit'])}"
+    text = f"{held:,} sessions; what binds: {_bound(answer)}"
     asked = answer["at_sessions"]
     if asked > held:
         text += f"; at {asked:,} {answer['wait_rate']:.0%} of requests wait"
@@ -129,13 +123,14 @@ def _verdict(answer: Answer) -> str:
 
 
 def plan_page(answer: Answer) -> Page:
-    """The cheapest sets first."""
+    """The cheapest sets first; the type of K and V tells rows apart where several were asked for."""
+    several = len({row["kv_dtype"] for row in answer["results"]}) > 1
     columns = (
         Column(title="GPUs", key="gpus", right=True, style="bytes"),
         Column(title="type", key="gpu", style="name"),
         Column(title="layout", key="layout"),
         Column(title="replicas", key="replicas", right=True),
-        Column(title="KV", key="kv_dtype", drop=3),
+        Column(title="KV", key="kv_dtype", drop=0 if several else 3),
         Column(title="sessions", key="sessions", right=True),
         Column(title="at least", key="low_sessions", right=True, drop=2),
         Column(title="pool/GPU", key="pool_bytes", right=True, drop=4),

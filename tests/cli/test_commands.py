@@ -148,7 +148,7 @@ assumed:
 TABLE_40 = """\
 8,192 tokens x 1 session, KV in bfloat16
 pool 64.00 GiB per GPU; engine ideal:
-exact
+  exact
 llama-3-8b
   attention: 32 gqa
   B/token: 131,072

@@ -34,3 +34,12 @@ def test_an_unknown_card_is_refused(call: Call, command: str) -> None:
     done = call(command, "llama3", "--gpu", "nosuch", *more)
     assert done.code == 2
     assert "unknown GPU 'nosuch'" in done.err
+
+
+@pytest.mark.parametrize("command", ["size", "explain", "offload", "transfer"])
+def test_a_number_of_gpus_is_not_ignored(call: Call, command: str) -> None:
+    """These commands divide by --tp, --pp and --dp alone: h100:8 without them is refused, with them it is the same."""
+    done = call(command, "llama3", "--gpu", "h100:8", "--json")
+    assert (done.code, done.error["field"]) == (2, "gpu")
+    assert "--tp 8" in done.error["fix"]
+    assert call(command, "llama3", "--gpu", "h100:8", "--tp", "8", "--json").code == 0

@@ -189,7 +189,7 @@ def test_fit_where_the_weights_do_not(call: Call) -> None:
     assert done.answer["pool_bytes"] < 0
     assert done.answer["max_context_tokens"] == 0
     text = call("fit", "llama3-70b", "--gpu", "rtx-4090", "--tp", "1").out
-    assert "DOES NOT FIT: the weights alone exceed each GPU by" in text
+    assert "DOES NOT FIT: weights and overhead exceed each GPU by" in text
 
 
 def test_ledger_sums_to_the_pool(call: Call) -> None:

@@ -119,3 +119,32 @@ def test_broken_numbers_never_crash() -> None:
         model = REGISTRY.model(entry["model"]) if "model" in entry and rng.random() < 0.3 else None
         with suppress(UsageError):  # a log without any number left
             assert explain(text, model=model, gpu=entry.get("gpu"))["engine"]["name"]
+
+
+def test_graph_memory_is_no_weights() -> None:
+    """SGLang prints `mem usage` for the weights and for the captured graphs (sgl-project/sglang issue 8538)."""
+    text = (
+        "Load weight end. type=Llama4ForConditionalGeneration, dtype=torch.bfloat16, avail mem=30.10 GB, "
+        "mem usage=48.22 GB.\n"
+        "[2025-07-29 18:14:43 TP0] Capture cuda graph end. Time elapsed: 19.50 s. mem usage=6.19 GB. avail mem=5.24 GB."
+    )
+    facts = {fact["name"]: fact["value"] for fact in explain(text)["facts"]}
+    assert facts == {"weights_bytes": round(48.22 * 2**30), "cuda_graph_bytes": round(6.19 * 2**30)}
+
+
+def test_weights_and_the_rest_in_one_figure() -> None:
+    """vLLM since 0.26 prints weights and non-torch memory together."""
+    text = (
+        "Free memory on device (78.84/79.25 GiB) on startup. Desired GPU memory utilization is (0.92, 72.91 GiB). "
+        "Actual usage is 15.26 GiB for consumed memory (weights + non-torch), 1.44 GiB for peak activation, and 0.23 "
+        "GiB for CUDAGraph memory."
+    )
+    facts = {fact["name"]: fact["value"] for fact in explain(text)["facts"]}
+    assert (facts["consumed_bytes"], facts["activation_bytes"]) == (round(15.26 * 2**30), round(1.44 * 2**30))
+
+
+def test_a_cache_type_that_is_not_known_is_said() -> None:
+    """A type that kvcalc does not know is not silently read as the model's own."""
+    text = "--kv-cache-dtype turbo3\nKV Cache is allocated. #tokens: 1000, K size: 0.06 GB, V size: 0.06 GB"
+    answer = explain(text, model=REGISTRY.model("llama-3.1-8b"))
+    assert any("turbo3" in note for note in answer["assumptions"])

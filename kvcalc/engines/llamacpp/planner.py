@@ -129,6 +129,16 @@ class LlamaCppPlanner(NamedTuple):
         self._check_graph(context)
         return context
 
+    def beyond(self, load: Load) -> str | None:
+        """n_ctx fixes the cells of all slots: a session has those of its slot."""
+        if self.settings.n_ctx is None:
+            return None
+        sessions = -(-load.sessions // self.dp)
+        context = self.context(load._replace(sessions=sessions))
+        held = context.n_ctx if context.kv_unified else context.n_ctx_seq
+        needed = load.context_tokens * (sessions if context.kv_unified else 1)
+        return None if needed <= held else f"n_ctx gives {held:,} cells, {needed:,} are needed"
+
     def _check_graph(self, context: Context) -> None:
         """Where the library does not refuse but stops with an assertion while it reserves its graph."""
         slots = context.n_seq_max

@@ -91,6 +91,15 @@ class SglangPlanner:
                 )
         return CachePlan([plan._replace(ranks=tuple(ranks[key])) for key, plan in plans.items()])
 
+    def beyond(self, load: Load) -> str | None:
+        """max_total_tokens fixes the pool of each group, whatever memory there is."""
+        most, page = self.settings.max_total, self.settings.page
+        if most is None:
+            return None
+        groups = self.layout.dp * self.settings.attn_dp
+        needed = ceil_div(load.sessions, groups) * ceil_div(load.context_tokens, page) * page
+        return None if needed <= most else f"max_total_tokens is {most:,}, {needed:,} are needed"
+
     def _rank(self, stage: StagePools, context: int, sessions: int) -> RankPlan:
         """One rank that holds `sessions` sessions."""
         page = self.settings.page

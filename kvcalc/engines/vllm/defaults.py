@@ -40,6 +40,6 @@ def default_batch(version: Version, total_bytes: int, *, a100: bool, server: boo
     return 2048 if server else 8192
 
 
-def is_a100(capability: int) -> bool:
+def is_a100(architecture: str | None) -> bool:
     """vLLM tells the A100 by its name; of compute capability 8.0 only it has 70 GiB or more."""
-    return capability == 80
+    return architecture == "sm80"

@@ -76,6 +76,14 @@ class VllmPlanner:
                 plans.append(self._rank(ranks, stage.pool_bytes, blocks, sessions))
         return CachePlan(plans)
 
+    def beyond(self, load: Load) -> str | None:
+        """num_gpu_blocks_override fixes the pool, whatever memory there is; one block is the null block."""
+        if self.override_blocks is None:
+            return None
+        needed = sum(self.group_blocks(load.context_tokens)) * ceil_div(load.sessions, self.settings.layout.dp)
+        usable = self.override_blocks - NULL_BLOCKS
+        return None if needed <= usable else f"num_gpu_blocks_override leaves {usable:,} blocks, {needed:,} are needed"
+
     def _rank(self, ranks: tuple[int, ...], pool_bytes: int, blocks: list[int], sessions: int) -> RankPlan:
         tensors = []
         total = 0

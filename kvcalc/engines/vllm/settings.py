@@ -185,7 +185,7 @@ def _batch_tokens(setup: Setup, capability: int) -> int:
     """By the GPU's memory; where only the architecture is known, by its usual card."""
     if setup.gpu_bytes is None:
         return _BATCH_TOKENS.get(capability, _SMALL_BATCH)
-    return default_batch(read_version(setup.version), setup.gpu_bytes, a100=is_a100(capability))
+    return default_batch(read_version(setup.version), setup.gpu_bytes, a100=is_a100(setup.gpu))
 
 
 def _capability(gpu: str | None, notes: list[str]) -> int:

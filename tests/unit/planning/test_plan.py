@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -132,6 +133,50 @@ def test_flags_start_the_engine(call: Call) -> None:
     assert "--tensor-parallel-size" in flags
     assert "--kv-cache-dtype fp8" in flags
     assert "--max-num-seqs 512" in flags
+
+
+def test_switches_are_written_as_the_engine_reads_them(call: Call) -> None:
+    """vLLM's switches take no value: --flag or --no-flag (argparse.BooleanOptionalAction)."""
+    base = ("plan", "llama-3.1-8b", "-e", "vllm", "--users", "3", "--gpu", "h100-80gb", "--json", "-o")
+    said = [
+        call(*base, f"{option}").answer["results"][0]["flags"] for option in ("enforce_eager=on", "enforce_eager=off")
+    ]
+    assert said == ["--enforce-eager", "--no-enforce-eager"]
+
+
+def test_sglang_spreads_experts_over_its_tp_ranks(call: Call) -> None:
+    """Experts over TP x DP need DP attention there, whose degrees divide --tp-size (issue 24453: 32 of each)."""
+    answer = call(
+        "plan", "qwen3-235b-a22b", "-e", "sglang", "--users", "50", "-c", "32k", "--gpu", "h100-80gb",
+        "--kv-dtype", "fp8", "-o", "disable_radix_cache=on", "--json",
+    ).answer  # fmt: skip
+    (row,) = answer["results"]
+    layout = row["layout"]
+    assert layout["ep"] == layout["tp"] * layout["dp"] > layout["tp"]
+    assert row["flags"] == (
+        f"--tp-size {layout['ep']} --dp-size {layout['dp']} --enable-dp-attention --ep-size {layout['ep']} "
+        "--kv-cache-dtype fp8_e4m3 --disable-radix-cache"
+    )
+
+
+def test_plan_counts_the_encoder(call: Call, tmp_path: Path) -> None:
+    """Sessions of an encoder-decoder model hold the encoder's keys and values, as `sessions` counts them."""
+    file = tmp_path / "model.yaml"
+    file.write_text(
+        "name: m\nlayers: 32\ndtype: bfloat16\nparameters: 1000000000\npattern: [[self, cross]]\nattention:\n"
+        "  self: {kind: mha, heads: 20, head_dim: 64}\n  cross: {kind: cross, heads: 20, head_dim: 64}\n"
+    )
+    base = (str(file), "--gpu", "l4", "--input", "10", "--output", "100", "--encoder-tokens", "1500", "--json")
+    (row,) = call("plan", *base, "--users", "2", "--max-gpus", "1").answer["results"]
+    held = call("sessions", *base).answer["max_sessions"]
+    assert abs(row["sessions_per_replica"] - held) <= max(1, held // 100)
+
+
+def test_unknown_weights_say_what_to_add(call: Call) -> None:
+    """Where no GPU can be judged the error has the fix of its cause."""
+    done = call("plan", "whisper-large-v3", "--users", "2", "--gpu", "l4", "-c", "400", "--json")
+    assert (done.code, done.error["field"]) == (2, "parameters")
+    assert "parameters" in done.error["fix"]
 
 
 def test_a_given_layout_contradicts_the_search(call: Call) -> None:

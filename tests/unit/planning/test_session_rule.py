@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kvcalc.planning.holdings import BlockHoldings, Group
 from kvcalc.planning.sessions import Targets, demand_of, limits_of
-from kvcalc.planning.tails import Sums, closed_form, moments, most_sessions
+from kvcalc.planning.tails import Normal, Sums, moments, most_sessions, sums_of
 from kvcalc.planning.workload import Requests, Workload, make_workload
 from kvcalc.units import GIB
 
@@ -52,8 +52,29 @@ def test_most_is_the_last_that_fits(law: dict[int, float], capacity: int, chance
 @given(LAWS, st.integers(200, 1000))
 def test_closed_form_is_near(law: dict[int, float], capacity: int) -> None:
     """Three moments give the exact answer to 15 % or two sessions."""
-    exact = most_sessions(law, capacity, [0.01])[0]
-    assert abs(closed_form(moments(law), capacity, 0.01) - exact) <= max(2, 0.15 * exact)
+    exact = Sums(law, capacity).most(0.01)
+    assert abs(Normal(moments(law), capacity).most(0.01) - exact) <= max(2, 0.15 * exact)
+
+
+@given(LAWS, st.integers(2, 200), st.sampled_from([0.01, 0.05, 0.2]))
+def test_moments_answer_both_ways(law: dict[int, float], sessions: int, chance: float) -> None:
+    """By moments, too, the most sessions overflow at most with the chance that was accepted, one more does not."""
+    one = moments(law)
+    sums = Normal(one, round(sessions * one.mean * 2) + 60)
+    most = sums.most(chance)
+    assert sums.overflow(most) <= chance + 1e-9
+    assert sums.overflow(most + 1) > chance - 1e-9
+
+
+@pytest.mark.parametrize("chance", [0.01, 0.3])
+def test_wide_bins_do_not_blur_a_narrow_law(chance: float) -> None:
+    """Many sessions of 1000 or 1001 units: the overflow is binomial in a pool with far more units than bins."""
+    law = {1000: 0.5, 1001: 0.5}
+    sessions, above = 400, 400_205
+    sums = sums_of(law, moments(law), above)
+    tail = binomial_tail(sessions, 0.5, above - 1000 * sessions)
+    assert sums.overflow(sessions) == pytest.approx(tail, abs=0.03)
+    assert most_sessions(law, moments(law), above, [chance])[0] in (399, 400)
 
 
 LENGTHS = st.dictionaries(st.integers(1, 3000), st.just(1.0), min_size=1, max_size=4).map(
@@ -87,7 +108,7 @@ def longer(workload: Workload, tokens: int) -> Workload:
     ends = {last + tokens: share for last, share in workload.ends.items()}
     return Workload(
         starts, ends, workload.mean_prompt + tokens, workload.mean_output, workload.longest + tokens,
-        workload.shared_prompt, workload.poisson,
+        workload.longest_output, workload.shared_prompt, workload.poisson,
     )  # fmt: skip
 
 

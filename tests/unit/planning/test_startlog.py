@@ -113,6 +113,16 @@ def test_log_replaces_the_lines(call: Call, tmp_path: Path) -> None:
     assert abs(answer["pool_bytes"] - less["pool_bytes"] - gib_of(0.12 * 79.25)) <= GIB // 50
 
 
+@pytest.mark.parametrize("missing", ["Model loading took", "Available KV cache memory"])
+def test_a_line_that_is_missing(call: Call, tmp_path: Path, missing: str) -> None:
+    """Weights and non-torch memory printed as one figure are not taken off again beside the model's own weights."""
+    path = tmp_path / "start.log"
+    path.write_text("\n".join(line for line in CONSUMED.splitlines() if missing not in line))
+    arguments = ("fit", "llama-3.1-8b", "-e", "vllm@0.31", "--gpu", "a100-80gb", "--from-log", str(path), "--json")
+    answer = call(*arguments).answer
+    assert abs(answer["pool_bytes"] - gib_of(56.21)) <= GIB // 50
+
+
 def test_log_alone_gives_the_pool(call: Call, tmp_path: Path) -> None:
     """Without a GPU the log's own pool is taken."""
     path = tmp_path / "start.log"

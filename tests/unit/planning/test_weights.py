@@ -12,7 +12,8 @@ from kvcalc.core.plan import Layout
 from kvcalc.document import model_from_document
 from kvcalc.errors import UsageError
 from kvcalc.planning.ledger import Ledger, LedgerAsk, build_ledger
-from kvcalc.planning.weights import checkpoint
+from kvcalc.planning.shape import known_shape
+from kvcalc.planning.weights import checkpoint, rank_weights
 from kvcalc.registry import load_registry
 from kvcalc.units import GIB
 
@@ -92,3 +93,63 @@ def test_overhead_is_a_part_of_every_gpu(gpu: Gpu) -> None:
 def test_weights_above_the_card() -> None:
     """Weights that do not fit leave a negative pool: how much is missing, not zero."""
     assert ledger_of(model(parameters=10**12), H100, Layout(), overhead=0).pool_bytes == 81559 * 2**20 - 2 * 10**12
+
+
+def test_repeated_heads_belong_to_a_stage() -> None:
+    """More ranks than KV heads: a pipeline stage stores the K and V projections of its own layers twice, no others."""
+    # K and V of one layer: 2 x hidden x groups x head_dim = 2 x 8 x 1 x 4 elements, whole on each of 2 ranks.
+    heads = {"kind": "mqa", "heads": 2, "head_dim": 4}
+    facts = {"intermediate_size": 16, "tie_word_embeddings": False}
+    wide = model(parameters=2_000, hidden_size=8, vocab_size=50, attention=heads, layers=4, facts=facts)
+    whole, staged = (rank_weights(wide, layout).best for layout in (Layout(tp=2), Layout(tp=2, pp=4)))
+    layer, ends = 2 * (2_000 - 2 * 50 * 8) // 4, 2 * 2 * 50 * 8
+    projections = 2 * 2 * 8 * 4
+    assert whole == (4 * layer + ends) // 2 + 4 * projections // 2
+    assert staged == layer // 2 + projections // 2 + ends // 4
+
+
+@pytest.mark.parametrize(("asked", "padded"), [(None, True), ("bf16", False)])
+def test_only_packed_experts_are_padded(*, asked: str | None, padded: bool) -> None:
+    """The mxfp4 kernel pads gpt-oss's hidden size 2880 to 3072; experts in 16 bits stay as they are."""
+    found = rank_weights(load_registry().model("gpt-oss-20b"), Layout(), weight_dtype=asked).best
+    assert (found > checkpoint(load_registry().model("gpt-oss-20b"), asked).bytes) is padded
+
+
+@pytest.mark.parametrize(
+    ("name", "period"), [("llama-4-maverick", 2), ("jamba-v0.1", 2), ("jamba-1.5-mini", 2), ("llama-4-scout", 1)]
+)
+def test_layers_without_experts(name: str, period: int) -> None:
+    """interleave_moe_layer_step and expert_layer_period of the published configs: every so many layers have experts."""
+    shape = known_shape(load_registry().model(name))
+    assert shape.layers - shape.dense_layers == shape.layers // period
+    parameters = load_registry().model(name).parameters or 0
+    assert 0.8 * parameters < shape.expert_parameters < parameters
+
+
+def test_draft_layer_is_no_larger_than_the_model_says() -> None:
+    """Nemotron 3 Super: experts in 40 of 88 layers, of a latent width; 512 of them per layer would be 12 models.
+
+    Its checkpoint of 230.25 GiB (kaito's catalogue) stays whole but for the draft layer's attention.
+    """
+    super_ = load_registry().model("nemotron-3-super-120b-a12b")
+    whole = checkpoint(super_, None)
+    assert whole.bytes * 99 // 100 < rank_weights(super_, Layout()).best < whole.bytes
+
+
+@pytest.mark.parametrize(("name", "gib", "working_set"), [("m1-max-64gb", 64, 48), ("m4-max-128gb", 128, 107.52)])
+def test_macos_keeps_its_share(name: str, gib: int, working_set: float) -> None:
+    """Logged working sets (llama.cpp issue 1870: 48 GiB of 64; antirez/ds4 893: 107.52 GiB of 128) are in the band."""
+    ask = LedgerAsk(model=model(parameters=1), gpu=load_registry().gpu(name), layout=Layout(), overhead_bytes=0)
+    total, kept, *_ = build_ledger(ask).lines
+    assert total["bytes"] == gib * GIB
+    left = [gib * GIB + kept[key] for key in ("low_bytes", "high_bytes")]
+    assert left[0] - GIB // 100 <= working_set * GIB <= left[1] + GIB // 100
+    assert build_ledger(ask._replace(total_bytes=48 * GIB)).pool_bytes == 48 * GIB - 2
+
+
+@pytest.mark.parametrize("name", ["q4_k_m", "Q6_K", "iq3_xxs"])
+def test_mixtures_send_to_the_file(name: str) -> None:
+    """A GGUF mixture is no element type: the error names the way to its exact bytes."""
+    with pytest.raises(UsageError) as caught:
+        checkpoint(model(parameters=10), name)
+    assert ".gguf" in (caught.value.fix or "")
