@@ -109,8 +109,8 @@ class VariantsOptions(Cached, Pool, total=False):
     hybrid_local: int
 
 
-class FitOptions(Cached, Pool, Logged, Measured, total=False):
-    """Of `fit`. require_...: what `requirements` of the answer judges."""
+class FitOptions(Cached, Pool, Lengths, Logged, Measured, total=False):
+    """Of `fit`. require_...: what `requirements` of the answer judges; lengths: sessions of these requests as well."""
 
     require_sessions: int
     require_context: Tokens

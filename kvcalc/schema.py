@@ -268,7 +268,8 @@ def load_file(path: Path) -> Model:
 def json_schema(mode: Literal["validation", "serialization"] = "validation") -> dict[str, Any]:
     """JSON Schema of a model file, for editors."""
     schema = ModelDocument.model_json_schema(mode=mode)
-    for cls in (*kinds_by_tag().values(), Indexer, Check, Mtp, Source, Weights):
+    described: list[type] = [*kinds_by_tag().values(), Indexer, Check, Mtp, Source, Weights]
+    for cls in described:
         # pydantic below 2.14 leaves the text of a dataclass out.
         schema["$defs"][cls.__name__].setdefault("description", cleandoc(cls.__doc__ or ""))
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
