@@ -248,7 +248,7 @@ def _pattern_item(item: object, path: str, blocks: Mapping[str, Kind]) -> list[t
                 value=item,
             )
         if len(set(item)) != len(item) and len(item) > MAX_BLOCKS:
-            raise ModelFileError("a layer lists too many caches", field=path)
+            raise ModelFileError("a layer lists too many caches", fix="name each block once", field=path)
         return [tuple(_known(name, path, blocks) for name in item)]
     match = re.fullmatch(_ITEM, item, re.ASCII) if isinstance(item, str) else None
     if match is None:

@@ -43,9 +43,10 @@ class KvcalcError(ValueError):
         field: str | None = None,
         value: object = None,
     ) -> None:
+        what = printable(what)
         super().__init__(what)
         self.what = what
-        self.fix = fix
+        self.fix = None if fix is None else printable(fix)
         self.file = file
         self.line = line
         self.field = field
@@ -58,15 +59,16 @@ class KvcalcError(ValueError):
         >>> print(ModelFileError("heads is 0", file="a.yaml", line=5, field="attention.heads").sentence)
         a.yaml:5: attention.heads is 0
         """
-        if self.file is None or self.file in self.what:
+        file, field = printable(self.file or ""), shortened(printable(self.field or ""))
+        if not file or file in self.what:
             return self.what
-        place = self.file if self.line is None else f"{self.file}:{self.line}"
-        if self.field is None or self.what.startswith(f"{self.field} "):
+        place = file if self.line is None else f"{file}:{self.line}"
+        if not field or self.what.startswith(f"{field} "):
             return f"{place}: {self.what}"
-        last = self.field.rpartition(".")[2]
+        last = field.rpartition(".")[2]
         if self.what.startswith(f"{last} "):
-            return f"{place}: {self.field}{self.what.removeprefix(last)}"
-        return f"{place}: {self.field}: {self.what}"
+            return f"{place}: {field}{self.what.removeprefix(last)}"
+        return f"{place}: {field}: {self.what}"
 
     def as_dict(self) -> dict[str, object]:
         """The error as the JSON object that `--json` prints on stderr."""
@@ -119,8 +121,21 @@ class Bug(KvcalcError):
 
 def short(value: object, limit: int = 60) -> str:
     """`repr` of a value the user gave, cut so that a message stays one line."""
-    text = repr(value)
+    return shortened(repr(value), limit)
+
+
+def shortened(text: str, limit: int = 60) -> str:
+    """The text, cut where it is longer."""
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def printable(text: str) -> str:
+    """The text on one line and without anything a terminal would obey: keys and names of files can hold both.
+
+    >>> print(printable("a\x1b[2Jb"))
+    a\\x1b[2Jb
+    """
+    return text if text.isprintable() else "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def did_you_mean(word: str, known: list[str] | tuple[str, ...], *, most: int = 3) -> str | None:
@@ -133,4 +148,6 @@ def did_you_mean(word: str, known: list[str] | tuple[str, ...], *, most: int = 3
 
     lowered = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word.lower(), list(lowered), n=most, cutoff=0.6)
-    return f"did you mean {' or '.join(lowered[name] for name in near)}?" if near else None
+    if not near:
+        return None
+    return printable(f"did you mean {' or '.join(shortened(lowered[name]) for name in near)}?")
