@@ -137,7 +137,7 @@ def _dtype(name: str | None, field: str) -> str | None:
 
 
 def _weights(doc: Mapping[str, Any] | None) -> Weights | None:
-    if doc is None:
+    if not doc:  # `weights: {}` says nothing
         return None
     return Weights(**{**doc, "dtype": _dtype(doc.get("dtype"), "weights.dtype")})
 

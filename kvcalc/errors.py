@@ -13,6 +13,9 @@ EXIT_MODEL_FILE = 3
 EXIT_CANNOT_MEASURE = 4
 EXIT_BUG = 70
 
+#: A name in a file can be of any length; a message about it cannot.
+MAX_SENTENCE = 500
+
 EXIT_CODES: dict[int, str] = {
     EXIT_OK: "ok",
     EXIT_DOES_NOT_FIT: "the answer is 'does not fit', the engine refuses to run this, or `doctor` found a problem",
@@ -43,10 +46,10 @@ class KvcalcError(ValueError):
         field: str | None = None,
         value: object = None,
     ) -> None:
-        what = printable(what)
+        what = shortened(printable(what), MAX_SENTENCE)
         super().__init__(what)
         self.what = what
-        self.fix = None if fix is None else printable(fix)
+        self.fix = None if fix is None else shortened(printable(fix), MAX_SENTENCE)
         self.file = file
         self.line = line
         self.field = field

@@ -134,6 +134,14 @@ def _parse_json(text: str, file: str) -> Any:
         ) from None
     except RecursionError:
         raise deep from None
+    if "\\ud" in text.lower():
+        try:
+            json.dumps(document, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = f"the text {error.object[error.start : error.start + 1]!a} is half of a character"
+            raise ModelFileError(half, fix="write it whole, or leave it out", file=file) from None
+        except RecursionError:
+            raise deep from None
     level, depth = _collections([document]), 0
     while level:
         depth += 1
@@ -195,6 +203,11 @@ def _plain(node: yaml.Node, path: FieldPath, lines: dict[FieldPath, int], file: 
             result[key] = _plain(value_node, (*path, key), lines, file)
         return result
     return _scalar(str(node.value), getattr(node, "style", None), node.start_mark.line + 1, file)
+
+
+def reads_as_number(text: str) -> bool:
+    """Whether a plain scalar is a number here."""
+    return bool(_INT.fullmatch(text) or _FLOAT.fullmatch(text))
 
 
 def _scalar(text: str, style: str | None, line: int, file: str) -> str | int | float | bool | None:

@@ -25,6 +25,8 @@ _POINTS, _REACH = 192, 4.5
 _WIDEST = 300
 #: A shape without `max` ends here: 32 times its median, at least 1,000 tokens.
 _TAIL = 32
+#: Lognormal laws of real prompts have a sigma of 1 to 2; e to the square of this is still a float.
+_WIDEST_SIGMA = 20
 _KEYS = ("prompt", "output", "mix", "shared_prompt", "arrivals")
 _SHAPE_KEYS = ("p50", "mean", "sigma", "max", "uniform", "fixed", *_QUANTILES)
 
@@ -194,7 +196,7 @@ def _lognormal(doc: Mapping[str, Any], name: str, file: str | None) -> tuple[flo
         )
     middle = _positive(doc[centre[0]], f"{name}.{centre[0]}", file)
     if spread[0] == "sigma":
-        sigma = _positive(doc["sigma"], f"{name}.sigma", file, least=0.0)
+        sigma = _positive(doc["sigma"], f"{name}.sigma", file, least=0.0, most=_WIDEST_SIGMA)
         return (middle if centre[0] == "p50" else middle / math.exp(sigma * sigma / 2)), sigma
     high = _positive(doc[given[0]], f"{name}.{given[0]}", file)
     if centre[0] == "mean":
@@ -272,7 +274,7 @@ def _decimal(text: str, name: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 <= value < 100:
+    if not 0 <= value <= _WIDEST_SIGMA:
         raise UsageError(f"--{name} has sigma={short(text)}", fix="sigma is a number like 0.8", field=name)
     return value
 
@@ -364,9 +366,9 @@ def _count(value: object, field: str, file: str | None, *, least: int = 1) -> in
     return value
 
 
-def _positive(value: object, field: str, file: str | None, *, least: float = 1.0) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= MAX_TOKENS:
-        raise _fault(f"{field} must be a number from {least:g}, not {short(value)}", field=field, file=file)
+def _positive(value: object, field: str, file: str | None, *, least: float = 1.0, most: float = MAX_TOKENS) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise _fault(f"{field} must be a number from {least:g} to {most:,}, not {short(value)}", field=field, file=file)
     return float(value)
 
 

@@ -200,9 +200,13 @@ def _mutate_entry(parts: Parts, chance: Chance, keys: list[str]) -> None:
     elif what == 1:
         entry.type = chance.choice((*range(14), 255, 2**31))
     elif what == 2:
-        entry.key = chance.choice((b"", entry.key + b"x", entry.key * 9, b"\xff" + entry.key, chance.choice(keys).encode()))
+        entry.key = chance.choice(
+            (b"", entry.key + b"x", entry.key * 9, b"\xff" + entry.key, chance.choice(keys).encode())
+        )
     elif what == 3 and entry.type != ARRAY:
-        parts.entries[place] = Entry(entry.key, ARRAY, [entry.value] * chance.choice((0, 1, 2, 31, 33, 513)), entry.type)
+        parts.entries[place] = Entry(
+            entry.key, ARRAY, [entry.value] * chance.choice((0, 1, 2, 31, 33, 513)), entry.type
+        )
     elif isinstance(entry.value, list) and entry.value:
         if what < 6:
             entry.value = chance.choice((entry.value[:-1], entry.value * 2, entry.value[::-1], entry.value[0:1]))
@@ -210,6 +214,8 @@ def _mutate_entry(parts: Parts, chance: Chance, keys: list[str]) -> None:
             entry.value = list(entry.value)
             entry.value[chance.randrange(len(entry.value))] = _number(chance, entry.value[0])
     elif isinstance(entry.value, bytes):
-        entry.value = chance.choice((str(chance.choice(WORDS)).encode("utf-8", "replace"), b"\xff\xfe", entry.value[:-1]))
+        entry.value = chance.choice(
+            (str(chance.choice(WORDS)).encode("utf-8", "replace"), b"\xff\xfe", entry.value[:-1])
+        )
     else:
         entry.value = _number(chance, entry.value)

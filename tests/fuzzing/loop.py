@@ -24,6 +24,10 @@ from fuzzing.targets import READERS
 HANG_SECONDS = 2.0
 
 
+#: Larger cases are tried, but not broken further: they cost time and teach nothing.
+LARGEST_PARENT = 30_000
+
+
 class Hang(BaseException):
     """Raised inside a reader that does not come to an end."""
 
@@ -98,7 +102,9 @@ def _told(error: BaseException) -> str:
     return "".join(traceback.format_exception(error)[-6:])[-2000:]
 
 
-def run_chunk(name: str, *, seed: int, count: int, folder: Path, corpus: list[Case], known: Tally | None = None) -> Tally:
+def run_chunk(
+    name: str, *, seed: int, count: int, folder: Path, corpus: list[Case], known: Tally | None = None
+) -> Tally:
     """`count` new cases of one format, deterministic by `seed`. known: a tally to go on with."""
     tally = known or Tally()
     chance = random.Random(f"{name} {seed}")
@@ -107,7 +113,7 @@ def run_chunk(name: str, *, seed: int, count: int, folder: Path, corpus: list[Ca
     for _ in range(count):
         parent = chance.choice(sound) if chance.random() < 0.4 else chance.choice(pool)
         case = mutate(parent, chance.choice(sound), chance, words(name))
-        if try_case(name, case, folder, tally):
+        if try_case(name, case, folder, tally) and size_of(case) < LARGEST_PARENT:
             pool.append(case)
     tally.seconds += time.process_time() - start
     return tally

@@ -47,7 +47,7 @@ def refused(error: KvcalcError) -> Outcome:
         raise Wrong(f"no way out is said by {type(error).__name__} {template(str(error))}", shown)
     if not (error.sentence + error.fix).isprintable():
         raise Wrong("a message has a line break or a control character", repr(shown))
-    if len(shown) > 1200:
+    if len(shown) > 1500:
         raise Wrong(f"a message is too long: {template(shown)[:60]}", len(shown))
     field = re.sub(r"\d+", "N", error.field or "")[:60] if error.exit_code != 1 else ""
     return Outcome("refused", f"{type(error).__name__} {template(_bare(error, field))}", shown)

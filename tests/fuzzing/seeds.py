@@ -177,9 +177,13 @@ def words(name: str) -> list[str]:
 
         parts = [take_apart(data) for case in seeds(name) for data in case.values()]
         keys = [entry.key.decode() for item in parts if item is not None for entry in item.entries]
-        return sorted({key.partition(".")[2] for key in keys} | {"attention.indexer.key_length", "nextn_predict_layers"})
+        return sorted(
+            {key.partition(".")[2] for key in keys} | {"attention.indexer.key_length", "nextn_predict_layers"}
+        )
     from fuzzing.mutate import read_tree
     from fuzzing.trees import KEYS, places
 
     trees = [read_tree(data) for case in seeds(name) for data in case.values()]
-    return sorted({*KEYS, *(key for tree in trees for _, key in places(tree) if isinstance(key, str) and len(key) < 60)})
+    return sorted(
+        {*KEYS, *(key for tree in trees for _, key in places(tree) if isinstance(key, str) and len(key) < 60)}
+    )

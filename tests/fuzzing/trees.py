@@ -22,7 +22,21 @@ WORDS: list[Any] = [
     "a*3", "a*0", "a*99999999999999999999", "none*2", "../../etc/passwd", "\x1b[31mred", "\x00", "\ud800", "\u202e",
     "é" * 30, "x" * 300, "x" * 25_000, "k=1,v=2", "{}", "[]", "%s%n", "a\nb", "\u0663", "__class__", "kind",
 ]  # fmt: skip
-OTHERS: list[Any] = [None, True, False, [], {}, [[]], [{}], {"": ""}, [None], [0], [-1], {"kind": "gqa"}, {"a": {"b": 1}}]
+OTHERS: list[Any] = [
+    None,
+    True,
+    False,
+    [],
+    {},
+    [[]],
+    [{}],
+    {"": ""},
+    [None],
+    [0],
+    [-1],
+    {"kind": "gqa"},
+    {"a": {"b": 1}},
+]
 #: Names that mean something to some reader; a format's own are learnt from its seeds.
 KEYS = ["", "kind", "layers", "pattern", "text_config", "model_type", "layer_types", "head_dim", "of", "indexer", "ä"]
 
@@ -117,7 +131,9 @@ def _stretch(place: Place, chance: Chance, words: list[str], other: Any) -> None
     value = place[0][place[1]]
     if isinstance(value, list) and value:
         cut = value[: chance.randrange(len(value) + 1)]
-        place[0][place[1]] = chance.choice((cut, value * 2, value[::-1], value[:64] * chance.choice((3, 500)), value[1:]))
+        place[0][place[1]] = chance.choice(
+            (cut, value * 2, value[::-1], value[:64] * chance.choice((3, 500)), value[1:])
+        )
     elif isinstance(value, dict) and chance.random() < 0.5:
         place[0][place[1]] = dict(reversed(list(value.items())))
     else:
