@@ -9,10 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvcalc.errors import UsageError, did_you_mean, short
 from kvcalc.units import MAX_TOKENS, parse_tokens
+
+if TYPE_CHECKING:
+    import csv
 
 #: value in tokens -> share of requests (or of weight); shares sum to 1.
 Lengths = dict[int, float]
@@ -27,6 +30,8 @@ _WIDEST = 300
 _TAIL = 32
 #: Lognormal laws of real prompts have a sigma of 1 to 2; e to the square of this is still a float.
 _WIDEST_SIGMA = 20
+#: More classes of requests than anybody describes; each takes up to 300 x 300 steps.
+_MAX_PARTS = 32
 _KEYS = ("prompt", "output", "mix", "shared_prompt", "arrivals")
 _SHAPE_KEYS = ("p50", "mean", "sigma", "max", "uniform", "fixed", *_QUANTILES)
 
@@ -132,8 +137,8 @@ def from_document(doc: object, *, file: str | None = None) -> Workload:
     if ("mix" in doc) == ("prompt" in doc or "output" in doc):
         raise _fault("give either prompt and output, or mix", field="mix", file=file)
     parts = doc["mix"] if "mix" in doc else [{**{key: doc[key] for key in ("prompt", "output") if key in doc}}]
-    if not isinstance(parts, list) or not parts:
-        raise _fault("mix is a list of {weight, prompt, output}", field="mix", file=file)
+    if not isinstance(parts, list) or not 0 < len(parts) <= _MAX_PARTS:
+        raise _fault(f"mix is a list of 1 to {_MAX_PARTS} times {{weight, prompt, output}}", field="mix", file=file)
     classes = [_part(part, f"mix.{number}" if "mix" in doc else "", file, notes) for number, part in enumerate(parts)]
     return make_workload(classes, shared_prompt=shared, poisson=arrivals == "poisson", notes=notes)
 
@@ -287,6 +292,13 @@ def rows_of_table(lines: Iterable[str], *, file: str) -> Iterator[tuple[int, int
     import csv
 
     reader = csv.DictReader(lines)
+    try:
+        yield from _rows_of_reader(reader, file)
+    except csv.Error as error:  # a field of 128 KiB, a quote that never ends
+        raise _fault(f"{file}:{reader.line_num} is no CSV: {error}", file=file, line=reader.line_num) from None
+
+
+def _rows_of_reader(reader: csv.DictReader[str], file: str) -> Iterator[tuple[int, int]]:
     columns = [name.strip() for name in reader.fieldnames or ()]
     missing = [name for name in ("prompt_tokens", "output_tokens") if name not in columns]
     if missing:
@@ -308,7 +320,7 @@ def rows_of_lines(lines: Iterable[str], *, file: str) -> Iterator[tuple[int, int
             continue
         try:
             record = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             record = None
         if not isinstance(record, Mapping):
             raise _fault(f"{file}:{number} is no JSON object", file=file, line=number)
