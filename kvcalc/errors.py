@@ -135,8 +135,8 @@ def shortened(text: str, limit: int = 60) -> str:
 def printable(text: str) -> str:
     """The text on one line and without anything a terminal would obey: keys and names of files can hold both.
 
-    >>> print(printable("a\x1b[2Jb"))
-    a\\x1b[2Jb
+    >>> printable("a" + chr(9) + "b") == "a" + chr(92) + "tb"
+    True
     """
     return text if text.isprintable() else "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 

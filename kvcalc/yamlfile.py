@@ -134,14 +134,6 @@ def _parse_json(text: str, file: str) -> Any:
         ) from None
     except RecursionError:
         raise deep from None
-    if "\\ud" in text.lower():
-        try:
-            json.dumps(document, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            half = f"the text {error.object[error.start : error.start + 1]!a} is half of a character"
-            raise ModelFileError(half, fix="write it whole, or leave it out", file=file) from None
-        except RecursionError:
-            raise deep from None
     level, depth = _collections([document]), 0
     while level:
         depth += 1
@@ -149,7 +141,21 @@ def _parse_json(text: str, file: str) -> Any:
             raise deep
         inside = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
         level = _collections(inside)
+    if "\\ud" in text.lower():
+        _check_whole_characters(document, file)
     return document
+
+
+def _check_whole_characters(document: Any, file: str) -> None:
+    """JSON can escape half of a surrogate pair, which no output can show.
+
+    Raises: ModelFileError.
+    """
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = f"the text {error.object[error.start : error.start + 1]!a} is half of a character"
+        raise ModelFileError(half, fix="write it whole, or leave it out", file=file) from None
 
 
 def _collections(values: list[Any]) -> list[Any]:

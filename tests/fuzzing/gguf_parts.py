@@ -98,7 +98,7 @@ def put_together(parts: Parts) -> bytes:
         if kind == STRING:
             return text(value if isinstance(value, bytes) else str(value).encode("utf-8", "replace"))
         if kind in (FLOAT32, 12):
-            number = float(value) if isinstance(value, int | float) and abs(value) < 1e38 or value != value else 3e38
+            number = float(value) if isinstance(value, int | float) and not abs(value) >= 1e38 else 3e38  # nan stays
             return pack("f" if kind == FLOAT32 else "d", number)
         if kind not in _FORMS:
             return pack("I", 0)

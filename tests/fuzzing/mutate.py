@@ -61,7 +61,7 @@ def read_tree(data: bytes) -> Any:
     if b"!!" in data or b"&" in data or data.lstrip()[:1] in (b"{", b"["):
         return None
     try:
-        tree = yaml.load(data, Loader=_Loader)  # noqa: S506 - the safe loader in C
+        tree = yaml.load(data, Loader=_Loader)
     except (yaml.YAMLError, ValueError, RecursionError, AttributeError, TypeError):
         return None
     return tree if isinstance(tree, dict | list) else None
@@ -82,7 +82,7 @@ def written(tree: Any, chance: Chance, *, as_json: bool) -> bytes:
 
 def _doubled(text: str, chance: Chance) -> bytes:
     if chance.random() < 0.04 and text.startswith("{") and ":" in text:
-        text = "{" + text[1:].split(",")[0].rstrip("}") + "," + text[1:]
+        text = "{" + text[1:].split(",", maxsplit=1)[0].rstrip("}") + "," + text[1:]
     return text.encode("utf-8", "surrogatepass")
 
 

@@ -28,13 +28,12 @@ def _json(value: object) -> bytes:
 def model() -> list[Case]:
     """Shipped models, as YAML and as JSON, and the smallest block of every kind."""
     import yaml
-
     from sound import BLOCKS, document
 
     files = sorted((ROOT / "model_configs").glob("*.yaml"))
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     cases: list[Case] = [{"model.yaml": path.read_bytes()} for path in files]
-    cases += [{"model.json": _json(yaml.load(path.read_bytes(), Loader=loader))} for path in files[::4]]  # noqa: S506
+    cases += [{"model.json": _json(yaml.load(path.read_bytes(), Loader=loader))} for path in files[::4]]
     cases += [{"model.yaml": _json(document({"kind": kind, **block}))} for kind, block in BLOCKS.items()]
     every = {kind: {"kind": kind, **block} for kind, block in BLOCKS.items() if kind != "shared"}
     every["again"] = {"kind": "shared", "of": "gqa"}
@@ -144,7 +143,8 @@ def arguments() -> list[Case]:
         ["fit", "llama-3-70b", "--gpu", "h100:8", "--tp", "8", "--kv-dtype", "fp8", "--format", "csv"],
         ["fit", "llama3", "--pool", "24GiB", "-c", "1m", "-n", "3", "--weight-dtype", "fp8", "--format=plain"],
         ["sessions", "llama3", "--gpu", "h100", "--input", "p50=900,p95=3000", "--output", "uniform=100-700"],
-        ["variants", "llama3", "--latent-dim", "512", "--window", "1024"], ["explain", "deepseek-v2", "--format", "markdown"],
+        ["variants", "llama3", "--latent-dim", "512", "--window", "1024"],
+        ["explain", "deepseek-v2", "--format", "markdown"],
         ["plan", "llama3", "--users", "200", "--gpu", "h100-80gb", "--input", "512", "--output", "128"],
         ["models", "--format", "csv"], ["gpus"], ["dtypes", "--json"], ["schema", "size"], ["validate", "nowhere.yaml"],
         ["size", "llama3", "--kv-dtype", "k=q8_0,v=q4_0", "-e", "llama.cpp", "-o", "n_ctx=8192"], ["--version"],

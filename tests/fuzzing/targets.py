@@ -19,6 +19,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from fuzzing.case import Case
+from fuzzing.gguf_parts import put_together, take_apart
+from fuzzing.outcome import Outcome, Wrong, refused, template
 from kvcalc.__main__ import main
 from kvcalc.answers.common import Ask
 from kvcalc.answers.size import size
@@ -30,9 +33,6 @@ from kvcalc.registry import Registry, load_registry
 from kvcalc.schema import load_text
 from kvcalc.targets import Target, load_path
 from kvcalc.yamlfile import dump
-
-from fuzzing.case import Case
-from fuzzing.outcome import Outcome, Wrong, refused, template
 
 _CONTEXTS = (1, 17, 4097, 131072, 2**40)
 _ENGINES = [name for name in engine_names() if name != "ideal"]
@@ -63,9 +63,9 @@ def check_figures(value: Any, path: str = "", *, signed: bool = False) -> None:
     """Raises: Wrong for a byte count that is none (below 0 unless `signed`), or a number that is not finite."""
     if isinstance(value, dict):
         for key, item in value.items():
-            if (key == "bytes" or key.endswith("_bytes")) and not isinstance(item, dict | list | str):
-                if item is not None and (type(item) is not int or (item < 0 and not signed)):
-                    raise Wrong(f"{key} is no byte count", f"{path} {item!r}")
+            counts = (key == "bytes" or key.endswith("_bytes")) and not isinstance(item, dict | list | str | None)
+            if counts and (type(item) is not int or (item < 0 and not signed)):
+                raise Wrong(f"{key} is no byte count", f"{path} {item!r}")
             check_figures(item, f"{path}.{key}", signed=signed)
     elif isinstance(value, list):
         for index, item in enumerate(value):
@@ -147,20 +147,34 @@ def read_model(case: Case, folder: Path) -> Outcome:
 
 
 def _reordered(case: Case, path: Path, target: Target, chance: random.Random) -> None:
-    """The order of a JSON object's keys means nothing."""
-    if path.suffix != ".json" or chance.random() > 0.1 or b"layer_types_order" in case[path.name]:
+    """The order of a JSON object's keys means nothing, nor that of a GGUF's entries and bytes."""
+    data = case[path.name]
+    other = _other_order(path.suffix, data) if chance.random() < 0.1 else None
+    if other is None:
         return
-    path.write_text(json.dumps(_reversed(json.loads(case[path.name]))), encoding="utf-8")
+    path.write_bytes(other)
     try:
         again = load_path(str(path)).model
     except KvcalcError as error:
-        raise Wrong("refused with its keys in another order", error) from None
+        raise Wrong("refused in another order", error) from None
     finally:
-        path.write_bytes(case[path.name])
-    tokens = Ask(context_tokens=5000, encoder_tokens=_ENCODER)
-    first, second = (size(target._replace(model=model), tokens)["total_bytes"] for model in (target.model, again))
+        path.write_bytes(data)
+    ask = Ask(context_tokens=5000, encoder_tokens=_ENCODER)
+    first, second = (size(target._replace(model=model), ask)["total_bytes"] for model in (target.model, again))
     if first != second:
-        raise Wrong("the order of keys changes the answer", f"{first} bytes, {second}")
+        raise Wrong("the order changes the answer", f"{first} bytes, {second}")
+
+
+def _other_order(suffix: str, data: bytes) -> bytes | None:
+    """The same document in another order; None where that has no meaning."""
+    if suffix == ".json":
+        return json.dumps(_reversed(json.loads(data))).encode()
+    parts = take_apart(data) if suffix == ".gguf" else None
+    if parts is None:
+        return None
+    parts.entries.reverse()
+    parts.order = "<" if parts.order == ">" else ">"
+    return put_together(parts)
 
 
 def _reversed(value: Any) -> Any:
@@ -170,7 +184,7 @@ def _reversed(value: Any) -> Any:
 
 
 def _call(path: Path, found: Outcome, chance: random.Random) -> None:
-    """The whole command line on the same file: the exit code, one place for what is said, no traceback, no half file."""
+    """The whole command line on the same file: the exit code, what is said where, no traceback, no half file."""
     text, out = str(path), path.with_name("out.yaml")
     calls = [
         ["size", text, "-c", "4097", "--encoder-tokens", "9"],
@@ -183,9 +197,8 @@ def _call(path: Path, found: Outcome, chance: random.Random) -> None:
     ]
     call = chance.choice(calls)
     code = run_command([*call, "--format", chance.choice(_FORMATS)])
-    if call[0] == "validate" or found.kind == "refused":
-        if (code == 0) != (found.kind == "accepted"):
-            raise Wrong(f"{found.kind}, but {call[0]} exits with {code}", found.shown)
+    if (call[0] == "validate" or found.kind == "refused") and (code == 0) != (found.kind == "accepted"):
+        raise Wrong(f"{found.kind}, but {call[0]} exits with {code}", found.shown)
     left = [item.name for item in path.parent.iterdir() if item.name.startswith(".")]
     if left or (out.exists() and code != 0):
         raise Wrong(f"{call[0]} exits with {code} and leaves {left or out.name}")
