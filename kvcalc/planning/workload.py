@@ -132,7 +132,9 @@ def from_document(doc: object, *, file: str | None = None) -> Workload:
     shared = _count(doc.get("shared_prompt", 0), "shared_prompt", file, least=0)
     arrivals = doc.get("arrivals", "closed")
     if arrivals not in ("closed", "poisson"):
-        raise _fault(f"arrivals is closed or poisson, not {short(arrivals)}", field="arrivals", file=file)
+        error = _fault(f"arrivals is {short(arrivals)}", field="arrivals", file=file, value=arrivals)
+        error.fix = "write arrivals: closed, or arrivals: poisson"
+        raise error
     notes: list[str] = []
     if ("mix" in doc) == ("prompt" in doc or "output" in doc):
         raise _fault("give either prompt and output, or mix", field="mix", file=file)
@@ -367,7 +369,7 @@ def _known(doc: Mapping[Any, Any], known: tuple[str, ...], path: str, file: str 
 
 def _alone(doc: Mapping[str, Any], key: str, name: str, file: str | None) -> None:
     if len(doc) > 1:
-        raise _fault(f"{name}: {key} stands alone", field=name, file=file, value=dict(doc))
+        raise _fault(f"{name} has {key} and more, but {key} stands alone", field=name, file=file, value=dict(doc))
 
 
 def _count(value: object, field: str, file: str | None, *, least: int = 1) -> int:

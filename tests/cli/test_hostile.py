@@ -55,7 +55,7 @@ def test_half_a_character_is_no_text(tmp_path: Path) -> None:
         with pytest.raises(ModelFileError, match="half of a character"):
             load_path(str(path))
     (tmp_path / "whole.json").write_text('{"name": "\\ud83d\\ude00", "layers": 0, "attention": {}}')
-    with pytest.raises(ModelFileError, match="."):
+    with pytest.raises(ModelFileError, match="layers is 0"):
         load_path(str(tmp_path / "whole.json"))
 
 

@@ -10,6 +10,7 @@ from kvcalc.errors import KvcalcError
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'?|\"(?:[^\"\\]|\\.)*\"?|b'[^']*'")
 _NUMBER = re.compile(r"-?\d[\d,._]*(?:e[+-]?\d+)?", re.IGNORECASE)
 _LISTED = re.compile(r"[\[{(][^\]})]*[\]})]?")
+_VALUE = re.compile(r", not .*| is \[.*| is \{.*", re.DOTALL)
 _ROOM = re.compile(r"\S*/\S*/|\b[Nn]one\b|\bTrue\b|\bFalse\b|\bnan\b|\binf\b")
 
 
@@ -31,7 +32,7 @@ class Wrong(Exception):
 
 def template(text: str) -> str:
     """The sentence without quoted values, numbers, lists and paths."""
-    text = _ROOM.sub("", _QUOTED.sub("Q", text))
+    text = _ROOM.sub("", _QUOTED.sub("Q", _VALUE.sub(", not V", text)))
     return _NUMBER.sub("N", _LISTED.sub("L", text))[:160]
 
 

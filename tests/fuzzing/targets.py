@@ -48,7 +48,8 @@ def registry() -> Registry:
 def place(case: Case, folder: Path) -> Path:
     """The case's files in an empty folder; the first of them."""
     for old in folder.iterdir():
-        old.unlink()
+        if old.name not in case:
+            old.unlink()
     for name, data in case.items():
         (folder / name).write_bytes(data)
     return folder / next(iter(case))
@@ -95,7 +96,8 @@ def examine(target: Target, chance: random.Random) -> None:
     if "\x1b" in model.name:
         raise Wrong("a control character in the model's name")
     _grows(target, "ideal", chance)
-    _grows(target, chance.choice(_ENGINES), chance)
+    if chance.random() < 0.5:
+        _grows(target, chance.choice(_ENGINES), chance)
 
 
 def _grows(target: Target, engine: str, chance: random.Random) -> None:
