@@ -213,7 +213,7 @@ def _plain(node: yaml.Node, path: FieldPath, lines: dict[FieldPath, int], file: 
 
 def reads_as_number(text: str) -> bool:
     """Whether a plain scalar is a number here."""
-    return bool(_INT.fullmatch(text) or _FLOAT.fullmatch(text))
+    return re.fullmatch(f"{_INT}|{_FLOAT}", text, re.ASCII) is not None
 
 
 def _scalar(text: str, style: str | None, line: int, file: str) -> str | int | float | bool | None:

@@ -32,7 +32,7 @@ from kvcalc.errors import KvcalcError
 from kvcalc.registry import Registry, load_registry
 from kvcalc.schema import load_text
 from kvcalc.targets import Target, load_path
-from kvcalc.yamlfile import dump
+from kvcalc.yamldump import dump
 
 _CONTEXTS = (1, 17, 4097, 131072, 2**40)
 _ENGINES = [name for name in engine_names() if name != "ideal"]
