@@ -6,6 +6,7 @@ Written apart from the importer on purpose: it must not be fed by its own code.
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,6 +56,13 @@ class _Reader:
         self.at += length
         return self.data[self.at - length : self.at]
 
+    def array(self, kind: int, count: int) -> list[Any]:
+        if kind not in _FORMS:
+            return [self.value(kind) for _ in range(count)]
+        form = f"{self.order}{count}{_FORMS[kind]}"
+        self.at += struct.calcsize(form)
+        return list(struct.unpack_from(form, self.data, self.at - struct.calcsize(form)))
+
     def value(self, kind: int) -> Any:
         return self.text() if kind == STRING else self.number(_FORMS[kind])
 
@@ -72,7 +80,7 @@ def take_apart(data: bytes) -> Parts | None:
             key, kind, inner = reader.text(), reader.number("I"), 0
             if kind == ARRAY:
                 inner = reader.number("I")
-                value = [reader.value(inner) for _ in range(reader.number("Q"))]
+                value = reader.array(inner, reader.number("Q"))
             else:
                 value = reader.value(kind)
             parts.entries.append(Entry(key, kind, value, inner))
@@ -106,13 +114,18 @@ def put_together(parts: Parts) -> bytes:
         low, span = _RANGES[kind]
         return pack(_FORMS[kind], (number - low) % span + low)
 
+    def array(kind: int, values: list[Any]) -> bytes:
+        with suppress(struct.error, KeyError, OverflowError):  # a value the type cannot hold goes one by one
+            return pack(f"{len(values)}{_FORMS[kind]}", *values)
+        return b"".join(scalar(kind, item) for item in values)
+
     tensors, keys = parts.counts or (len(parts.tensors), len(parts.entries))
     out = [b"GGUF", pack("IQQ", parts.version % 2**32, tensors % 2**64, keys % 2**64)]
     for entry in parts.entries:
         out += [text(entry.key), pack("I", entry.type % 2**32)]
         if entry.type == ARRAY:
             values = entry.value if isinstance(entry.value, list) else [entry.value]
-            out += [pack("IQ", entry.inner % 2**32, len(values)), *(scalar(entry.inner, item) for item in values)]
+            out += [pack("IQ", entry.inner % 2**32, len(values)), array(entry.inner, values)]
         else:
             out.append(scalar(entry.type, entry.value))
     for name, shape, kind, offset in parts.tensors:
@@ -185,7 +198,7 @@ def _add_entry(parts: Parts, chance: Chance, keys: list[str], other: Parts | Non
         return
     key = chance.choice((prefix + b"." + chance.choice(keys).encode(), b"split.count", b"split.no", b"general.name"))
     if chance.random() < 0.3:
-        values = [_number(chance) for _ in range(chance.choice((0, 1, 3, 32, 5000)))]
+        values = [_number(chance) for _ in range(chance.choice((0, 1, 3, 32)))] or [_number(chance)] * 5000
         parts.entries.append(Entry(key, ARRAY, values, chance.choice((UINT32, 5, BOOL, FLOAT32, STRING, ARRAY))))
     else:
         parts.entries.append(Entry(key, chance.choice((UINT32, UINT32, *range(14))), _number(chance)))
