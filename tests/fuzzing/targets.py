@@ -25,6 +25,7 @@ from fuzzing.outcome import Outcome, Wrong, refused, template
 from kvcalc.__main__ import main
 from kvcalc.answers.common import Ask
 from kvcalc.answers.size import size
+from kvcalc.cli.spec import COMMANDS
 from kvcalc.core.plan import Load
 from kvcalc.document import document_from_model, model_from_document
 from kvcalc.engines import engine_names
@@ -210,7 +211,12 @@ def _call(path: Path, found: Outcome, chance: random.Random) -> None:
 
 
 def run_command(arguments: list[str]) -> int:
-    """The exit code of one call in this process.
+    """The exit code of one call in this process. Raises: Wrong."""
+    return called(arguments)[0]
+
+
+def called(arguments: list[str]) -> tuple[int, str]:
+    """The exit code of one call in this process, and what it says on stderr.
 
     Raises: Wrong for a bug's exit code, an undocumented one, or an error that is not on stderr alone.
     """
@@ -224,7 +230,7 @@ def run_command(arguments: list[str]) -> int:
         raise Wrong(f"exit code {code} and yet an answer: {arguments[0]}")
     if code in (2, 3, 4) and not said and arguments[0] != "validate":
         raise Wrong(f"exit code {code} and not a word: {arguments[0]}")
-    return code
+    return code, said
 
 
 def read_workload(case: Case, folder: Path) -> Outcome:
@@ -314,8 +320,9 @@ def read_arguments(case: Case, folder: Path) -> Outcome:
     call = [str(word).replace("\0", "").encode("utf-8", "replace").decode() for word in words]  # as argv can be
     if "measure" in call[:1] or any(word.startswith(("hf:", "--save", "--out", "-o/", "--measure")) for word in call):
         return Outcome("refused", "not called here")
-    code = run_command(call)
-    return Outcome("accepted" if code < 2 else "refused", f"{call[0] if call else ''} {code}")
+    code, said = called(call)
+    name = call[0] if call and call[0] in COMMANDS else ""
+    return Outcome("accepted" if code < 2 else "refused", f"{name} {code} {template(said)}", said.strip())
 
 
 Reader = Callable[[Case, Path], Outcome]
