@@ -32,6 +32,8 @@ def mutate(case: Case, other: Case, chance: Chance, words: list[str]) -> Case:
 
 def _mutated(name: str, data: bytes, other: bytes, chance: Chance, words: list[str]) -> bytes:
     kind = name.rpartition(".")[2]
+    if name == "call.json":
+        return _call(read_tree(data), read_tree(other), chance, words)
     if kind == "gguf":
         parts = take_apart(data) if chance.random() < 0.85 else None
         if parts is None:
@@ -84,6 +86,26 @@ def _doubled(text: str, chance: Chance) -> bytes:
     if chance.random() < 0.04 and text.startswith("{") and ":" in text:
         text = "{" + text[1:].split(",", maxsplit=1)[0].rstrip("}") + "," + text[1:]
     return text.encode("utf-8", "surrogatepass")
+
+
+def _call(call: list[str], other: list[str], chance: Chance, words: list[str]) -> bytes:
+    """Words of a command line lost, moved, exchanged for hostile ones; options added, with a value or without."""
+    call = list(call)
+    for _ in range(chance.choice((1, 1, 2, 3))):
+        place = chance.randrange(1, len(call) + 1)
+        word = str(hostile(chance))[:300] if chance.random() < 0.7 else chance.choice([*other, *words])
+        what = chance.randrange(6)
+        if what == 0 and place < len(call):
+            del call[place]
+        elif what <= 2 and place < len(call):
+            call[place] = word
+        elif what == 3:
+            call.insert(place, chance.choice(words))
+        elif what == 4:
+            call += [chance.choice(words), word]
+        else:
+            call.append(f"{chance.choice(words)}={word}")
+    return json.dumps(call[:40] or [""]).encode()
 
 
 def _one_line(data: bytes, chance: Chance, words: list[str]) -> bytes:

@@ -39,6 +39,8 @@ _CONTEXTS = (1, 17, 4097, 131072, 2**40)
 _ENGINES = [name for name in engine_names() if name != "ideal"]
 _FORMATS = ("table", "plain", "json", "csv", "markdown")
 _ENCODER = 1500
+#: Words that would fetch, measure or write: such command lines are not called.
+_OUTWARD = ("hf:", "--save", "--out", "--force", "--measure")
 
 
 @cache
@@ -310,7 +312,7 @@ def read_measurement(case: Case, folder: Path) -> Outcome:
 
 
 def read_arguments(case: Case, folder: Path) -> Outcome:
-    """A command line: both parsers read the same, and the call ends as documented. Nothing is measured or fetched."""
+    """A command line: both parsers read the same, and the call ends as documented. Nothing is measured, fetched or written."""
     try:
         words = json.loads(next(iter(case.values())))
     except (ValueError, RecursionError):
@@ -318,7 +320,8 @@ def read_arguments(case: Case, folder: Path) -> Outcome:
     if not isinstance(words, list):
         return Outcome("refused", "no list")
     call = [str(word).replace("\0", "").encode("utf-8", "replace").decode() for word in words]  # as argv can be
-    if "measure" in call[:1] or any(word.startswith(("hf:", "--save", "--out", "-o/", "--measure")) for word in call):
+    writes = call[:1] in (["measure"], ["import"]) or any(word.startswith(_OUTWARD) for word in call)
+    if writes or (call[:1] == ["explain-log"] and "-" in call):
         return Outcome("refused", "not called here")
     code, said = called(call)
     name = call[0] if call and call[0] in COMMANDS else ""
