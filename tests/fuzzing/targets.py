@@ -40,7 +40,7 @@ _ENGINES = [name for name in engine_names() if name != "ideal"]
 _FORMATS = ("table", "plain", "json", "csv", "markdown")
 _ENCODER = 1500
 #: Words that would fetch, measure or write: such command lines are not called.
-_OUTWARD = ("hf:", "--save", "--out", "--force", "--measure")
+_OUTWARD = ("hf:", "--save", "--force", "--measure")
 
 
 @cache
@@ -312,7 +312,7 @@ def read_measurement(case: Case, folder: Path) -> Outcome:
 
 
 def read_arguments(case: Case, folder: Path) -> Outcome:
-    """A command line: both parsers read the same, and the call ends as documented. Nothing is measured, fetched or written."""
+    """A command line ends as documented. None that would measure, fetch or write is called."""
     try:
         words = json.loads(next(iter(case.values())))
     except (ValueError, RecursionError):
