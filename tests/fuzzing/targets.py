@@ -39,7 +39,8 @@ _CONTEXTS = (1, 17, 4097, 131072, 2**40)
 _ENGINES = [name for name in engine_names() if name != "ideal"]
 _FORMATS = ("table", "plain", "json", "csv", "markdown")
 _ENCODER = 1500
-#: Words that would fetch, measure or write: such command lines are not called.
+#: Commands and words that would fetch, measure or write: such command lines are not called.
+_WRITERS = [["measure"], ["import"], ["plot"], ["report"], ["sweep"]]
 _OUTWARD = ("hf:", "--save", "--force", "--measure")
 
 
@@ -320,7 +321,7 @@ def read_arguments(case: Case, folder: Path) -> Outcome:
     if not isinstance(words, list):
         return Outcome("refused", "no list")
     call = [str(word).replace("\0", "").encode("utf-8", "replace").decode() for word in words]  # as argv can be
-    writes = call[:1] in (["measure"], ["import"]) or any(word.startswith(_OUTWARD) for word in call)
+    writes = call[:1] in _WRITERS or any(word.startswith(_OUTWARD) for word in call)
     if writes or (call[:1] == ["explain-log"] and "-" in call):
         return Outcome("refused", "not called here")
     code, said = called(call)
