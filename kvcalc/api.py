@@ -338,18 +338,26 @@ def json_schema(of: str = "model") -> dict[str, Any]:
 def _tokens(context: int | str) -> int:
     tokens = parse_tokens(context) if isinstance(context, str) else context
     if type(tokens) is not int or not 1 <= tokens <= MAX_TOKENS:
-        raise UsageError(f"context must be 1 to {MAX_TOKENS:,} tokens, not {short(context)}", field="context")
+        raise UsageError(
+            f"context must be 1 to {MAX_TOKENS:,} tokens, not {short(context)}",
+            fix='give 131072 or "128k"',
+            field="context",
+        )
     return tokens
 
 
 def _sessions(sessions: int) -> int:
     if type(sessions) is not int or not 1 <= sessions <= MAX_SESSIONS:
-        raise UsageError(f"sessions must be 1 to {MAX_SESSIONS:,}, not {short(sessions)}", field="sessions")
+        raise UsageError(
+            f"sessions must be 1 to {MAX_SESSIONS:,}, not {short(sessions)}",
+            fix="give a whole number",
+            field="sessions",
+        )
     return sessions
 
 
 def _bytes(size: int | str) -> int:
     number = parse_bytes(size, field="pool") if isinstance(size, str) else size
     if type(number) is not int or number < 0:
-        raise UsageError(f"pool must be bytes, not {short(size)}", field="pool")
+        raise UsageError(f"pool must be bytes, not {short(size)}", fix='give an integer or "24GiB"', field="pool")
     return number

@@ -137,7 +137,7 @@ def _dtype(name: str | None, field: str) -> str | None:
 
 
 def _weights(doc: Mapping[str, Any] | None) -> Weights | None:
-    if doc is None:
+    if not doc:  # `weights: {}` says nothing
         return None
     return Weights(**{**doc, "dtype": _dtype(doc.get("dtype"), "weights.dtype")})
 
@@ -248,7 +248,7 @@ def _pattern_item(item: object, path: str, blocks: Mapping[str, Kind]) -> list[t
                 value=item,
             )
         if len(set(item)) != len(item) and len(item) > MAX_BLOCKS:
-            raise ModelFileError("a layer lists too many caches", field=path)
+            raise ModelFileError("a layer lists too many caches", fix="name each block once", field=path)
         return [tuple(_known(name, path, blocks) for name in item)]
     match = re.fullmatch(_ITEM, item, re.ASCII) if isinstance(item, str) else None
     if match is None:

@@ -13,6 +13,9 @@ EXIT_MODEL_FILE = 3
 EXIT_CANNOT_MEASURE = 4
 EXIT_BUG = 70
 
+#: A name in a file can be of any length; a message about it cannot.
+MAX_SENTENCE = 500
+
 EXIT_CODES: dict[int, str] = {
     EXIT_OK: "ok",
     EXIT_DOES_NOT_FIT: "the answer is 'does not fit', the engine refuses to run this, or `doctor` found a problem",
@@ -43,9 +46,10 @@ class KvcalcError(ValueError):
         field: str | None = None,
         value: object = None,
     ) -> None:
+        what = shortened(printable(what), MAX_SENTENCE)
         super().__init__(what)
         self.what = what
-        self.fix = fix
+        self.fix = None if fix is None else shortened(printable(fix), MAX_SENTENCE)
         self.file = file
         self.line = line
         self.field = field
@@ -58,15 +62,16 @@ class KvcalcError(ValueError):
         >>> print(ModelFileError("heads is 0", file="a.yaml", line=5, field="attention.heads").sentence)
         a.yaml:5: attention.heads is 0
         """
-        if self.file is None or self.file in self.what:
+        file, field = printable(self.file or ""), shortened(printable(self.field or ""))
+        if not file or file in self.what:
             return self.what
-        place = self.file if self.line is None else f"{self.file}:{self.line}"
-        if self.field is None or self.what.startswith(f"{self.field} "):
+        place = file if self.line is None else f"{file}:{self.line}"
+        if not field or self.what.startswith(f"{field} "):
             return f"{place}: {self.what}"
-        last = self.field.rpartition(".")[2]
+        last = field.rpartition(".")[2]
         if self.what.startswith(f"{last} "):
-            return f"{place}: {self.field}{self.what.removeprefix(last)}"
-        return f"{place}: {self.field}: {self.what}"
+            return f"{place}: {field}{self.what.removeprefix(last)}"
+        return f"{place}: {field}: {self.what}"
 
     def as_dict(self) -> dict[str, object]:
         """The error as the JSON object that `--json` prints on stderr."""
@@ -119,8 +124,21 @@ class Bug(KvcalcError):
 
 def short(value: object, limit: int = 60) -> str:
     """`repr` of a value the user gave, cut so that a message stays one line."""
-    text = repr(value)
+    return shortened(repr(value), limit)
+
+
+def shortened(text: str, limit: int = 60) -> str:
+    """The text, cut where it is longer."""
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def printable(text: str) -> str:
+    """The text on one line and without anything a terminal would obey: keys and names of files can hold both.
+
+    >>> printable("a" + chr(9) + "b") == "a" + chr(92) + "tb"
+    True
+    """
+    return text if text.isprintable() else "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def did_you_mean(word: str, known: list[str] | tuple[str, ...], *, most: int = 3) -> str | None:
@@ -133,4 +151,6 @@ def did_you_mean(word: str, known: list[str] | tuple[str, ...], *, most: int = 3
 
     lowered = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word.lower(), list(lowered), n=most, cutoff=0.6)
-    return f"did you mean {' or '.join(lowered[name] for name in near)}?" if near else None
+    if not near:
+        return None
+    return printable(f"did you mean {' or '.join(shortened(lowered[name]) for name in near)}?")

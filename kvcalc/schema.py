@@ -198,7 +198,7 @@ def _wording(fault: Mapping[str, Any], path: FieldPath, around: Any) -> tuple[st
         return f"{last} does not say its kind", f"add kind: {_HINTS['kind']}", value
     if value is None:
         return f"{last} is empty", "write a value", value
-    if path[0] == "facts" and len(path) > 1:
+    if path[:1] == ("facts",) and len(path) > 1:
         return f"{last} must be a number, text, true or false, not {short(value)}", "facts are single values", value
     if kind in ("int_type", "int_from_float", "int_parsing"):
         return f"{last} must be a whole number, not {short(value)}", f"write {last} as an integer", value
@@ -215,7 +215,7 @@ def _wording(fault: Mapping[str, Any], path: FieldPath, around: Any) -> tuple[st
 
 
 def _text_wording(kind: str, path: FieldPath, last: str, value: object) -> tuple[str, str | None, object]:
-    if path[0] == "pattern":
+    if path[:1] == ("pattern",):
         return (
             f"{last} must name a block, not {short(value)}",
             "write name, name*3, or [name, name] for a layer with two caches",
@@ -227,7 +227,7 @@ def _text_wording(kind: str, path: FieldPath, last: str, value: object) -> tuple
         return f"{last} is empty", "write a value", value
     if kind == "string_too_long":
         return f"{last} is too long: {short(value)}", "shorten it", value
-    if path[0] == "attention":
+    if path[:1] == ("attention",):
         return f"{short(value)} cannot name a block", "use letters, digits, _ . and -, a letter first", value
     return f"{last} has control characters: {short(value)}", "remove them", value
 

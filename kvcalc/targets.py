@@ -38,7 +38,7 @@ def load_target(text: str, registry: Registry) -> Target:
 
     Raises: UsageError for an unknown name or a closed model; ModelFileError for a file that cannot be used.
     """
-    if not text or len(text) > 4096 or "\x00" in text:
+    if not _can_exist(text):
         raise UsageError(f"{short(text)} is no model", fix="name a shipped model or a file", field="target")
     looks_like_path = "/" in text or os.sep in text or text.lower().endswith(_SUFFIXES)
     if not looks_like_path and registry.has_model(text):
@@ -55,6 +55,15 @@ def load_target(text: str, registry: Registry) -> Target:
     return Target(model=registry.model(text), origin=f"registry:{text}")  # raises with near names
 
 
+def _can_exist(text: str) -> bool:
+    """Whether a path like this is one: asking the system about an impossible one raises."""
+    try:
+        parts = [os.fsencode(part) for part in text.split("/")]
+    except UnicodeEncodeError:
+        return False
+    return 0 < len(text) <= 4096 and "\x00" not in text and all(len(part) < 256 for part in parts)
+
+
 def load_path(text: str) -> Target:
     """The model of a YAML file, a kvcalc or Hugging Face JSON, a folder with config.json, or a GGUF.
 
@@ -62,6 +71,8 @@ def load_path(text: str) -> Target:
     """
     from pathlib import Path
 
+    if not _can_exist(text):
+        raise ModelFileError(f"{short(text)} does not exist", fix="check the path")
     path = Path(text)
     if path.is_dir():
         config = path / "config.json"

@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from kvcalc.yamlfile import reads_as_number
+
 
 class _Dumper(yaml.SafeDumper):
     """Short lists and mappings in flow style, order kept, and no anchors: `parse` refuses them."""
@@ -35,7 +37,13 @@ def _represent_list(dumper: yaml.SafeDumper, value: list[Any]) -> yaml.Node:
     return dumper.represent_sequence(tag, value, flow_style=not any(isinstance(item, dict) for item in value))
 
 
+def _represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
+    """In quotes where `parse` would read a number: PyYAML's own rules take a revision like 12e4567 for text."""
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="'" if reads_as_number(value) else None)
+
+
 _Dumper.add_representer(_Field, _represent_field)
+_Dumper.add_representer(str, _represent_text)
 _Dumper.add_representer(dict, _represent_dict)
 _Dumper.add_representer(list, _represent_list)
 

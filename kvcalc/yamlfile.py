@@ -141,7 +141,21 @@ def _parse_json(text: str, file: str) -> Any:
             raise deep
         inside = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
         level = _collections(inside)
+    if "\\ud" in text.lower():
+        _check_whole_characters(document, file)
     return document
+
+
+def _check_whole_characters(document: Any, file: str) -> None:
+    """JSON can escape half of a surrogate pair, which no output can show.
+
+    Raises: ModelFileError.
+    """
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = f"the text {error.object[error.start : error.start + 1]!a} is half of a character"
+        raise ModelFileError(half, fix="write it whole, or leave it out", file=file) from None
 
 
 def _collections(values: list[Any]) -> list[Any]:
@@ -195,6 +209,11 @@ def _plain(node: yaml.Node, path: FieldPath, lines: dict[FieldPath, int], file: 
             result[key] = _plain(value_node, (*path, key), lines, file)
         return result
     return _scalar(str(node.value), getattr(node, "style", None), node.start_mark.line + 1, file)
+
+
+def reads_as_number(text: str) -> bool:
+    """Whether a plain scalar is a number here."""
+    return re.fullmatch(f"{_INT}|{_FLOAT}", text, re.ASCII) is not None
 
 
 def _scalar(text: str, style: str | None, line: int, file: str) -> str | int | float | bool | None:

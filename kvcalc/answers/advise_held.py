@@ -98,7 +98,7 @@ def on_gpus(target: Target, ask: Ask, gpu: Gpu, count: int) -> Judged:
             break
     if best is not None:
         return best
-    raise first or EngineRefusal(f"no layout of {count} GPUs")
+    raise first or EngineRefusal(f"no layout of {count} GPUs", fix="ask for another number of GPUs")
 
 
 def _repeats(model: Model, tp: int) -> bool:

@@ -189,7 +189,7 @@ def _prepared(search: _Search, asked: Ask, gpu: Gpu) -> Prepared:
         search.prepared[key] = _planned(search, asked, gpu)
     found = search.prepared[key]
     if found is None:
-        raise EngineRefusal("refused before")
+        raise EngineRefusal("refused before", fix="choose another layout")
     return found
 
 

@@ -108,6 +108,7 @@ def main(
     """
     if version:
         typer.echo(f"kvcalc {__version__}")
+        ctx.exit()  # a command beside it is not run
     elif ctx.invoked_subcommand is None:
         typer.echo(ctx.get_help())
     return 0

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kvcalc.cli.given import Given
-from kvcalc.errors import UsageError, short
+from kvcalc.errors import ModelFileError, UsageError, short
 from kvcalc.planning.sessions import Targets
 from kvcalc.units import MAX_SESSIONS, parse_fraction
 
@@ -100,9 +100,13 @@ def _read_file(path: str) -> Workload:
             with Path(path).open(encoding="utf-8-sig", errors="replace", newline="") as lines:
                 rows = rows_of_table(lines, file=path) if suffix == ".csv" else rows_of_lines(lines, file=path)
                 return from_rows(rows)
-        raw = Path(path).read_bytes()
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", fix="check --workload", field="workload") from None
-    from kvcalc.yamlfile import decode, parse
+    from kvcalc.yamlfile import decode, parse, read_bytes
 
-    return from_document(parse(decode(raw, path), path)[0], file=path)
+    try:
+        document = parse(decode(read_bytes(Path(path)), path), path)[0]
+    except ModelFileError as error:  # the same reading as a model file's, but no model is at fault
+        fix = error.fix if error.line else "name a workload file: docs/sessions.md shows one"
+        raise UsageError(error.what, fix=fix, file=path, line=error.line, field=error.field) from None
+    return from_document(document, file=path)

@@ -116,7 +116,7 @@ class Gpu(Record):
             )
         for name, flag in (("unified_memory", self.unified_memory), ("nvlink", self.nvlink or False)):
             if type(flag) is not bool:
-                raise ModelFileError(f"{name} must be true or false", field=name)
+                raise ModelFileError(f"{name} must be true or false", fix="write true or false", field=name)
 
     @property
     def exactness(self) -> str:

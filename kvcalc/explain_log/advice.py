@@ -67,10 +67,10 @@ def _missing(found: Found) -> int | None:
     """Bytes of one GPU that one request of the longest length lacks."""
     needed, free = found.number("needed_bytes"), found.number("available_bytes")
     if needed is not None and free is not None:
-        return needed - free
+        return needed - free if needed > free else None  # a log that says so contradicts itself
     tokens, length, pool = (found.number(name) for name in ("kv_cache_tokens", "max_model_len", "pool_bytes"))
     # The old wording counts whole blocks of all layers: bytes per token are pool / tokens.
-    return ceil((length - tokens) * pool / tokens) if tokens and length and pool else None
+    return ceil((length - tokens) * pool / tokens) if tokens and pool and length and length > tokens else None
 
 
 def _not_free(found: Found) -> list[dict[str, Any]]:

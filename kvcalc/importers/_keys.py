@@ -130,13 +130,18 @@ class Keys(NamedTuple):
         if value is None:
             return default
         if type(value) is not bool:
-            raise self.error(name, f"{name} must be true or false, not {short(value)}", fix="check it", value=value)
+            raise self.error(
+                name, f"{name} must be true or false, not {short(value)}", fix="check the config.json", value=value
+            )
         return value
 
     def text(self, name: str) -> str | None:
         value = self.raw(name)
-        if value is not None and (not isinstance(value, str) or len(value) > MAX_ITEMS):
-            raise self.error(name, f"{name} must be text, not {short(value)}", fix="check the config.json", value=value)
+        if value is None:
+            return None
+        if not isinstance(value, str) or len(value) > MAX_ITEMS:
+            wrong = "is too long:" if isinstance(value, str) else "must be text, not"
+            raise self.error(name, f"{name} {wrong} {short(value)}", fix="check the config.json", value=value)
         return value
 
     def items(self, name: str) -> list[object] | None:
@@ -145,7 +150,9 @@ class Keys(NamedTuple):
         if value is None:
             return None
         if not isinstance(value, list | tuple) or len(value) > MAX_ITEMS:
-            raise self.error(name, f"{name} must be a list, not {short(value)}", fix="check the config", value=value)
+            raise self.error(
+                name, f"{name} must be a list, not {short(value)}", fix="check the config.json", value=value
+            )
         return list(value)
 
     def wholes(self, name: str, *, least: int = 0, most: int = MAX_DIM) -> list[int] | None:
@@ -157,7 +164,10 @@ class Keys(NamedTuple):
         for value in values:
             if type(value) is not int or not least <= value <= most:
                 raise self.error(
-                    name, f"{name} holds {short(value)}, no whole number from {least}", fix="check it", value=value
+                    name,
+                    f"{name} holds {short(value)}, no whole number from {least}",
+                    fix="check the config.json",
+                    value=value,
                 )
             found.append(value)
         return found
@@ -170,7 +180,7 @@ class Keys(NamedTuple):
         for index, value in enumerate(values):
             if not isinstance(value, str):
                 raise self.error(
-                    name, f"{name}[{index}] must be text, not {short(value)}", fix="check the config", value=value
+                    name, f"{name}[{index}] must be text, not {short(value)}", fix="check the config.json", value=value
                 )
             found.append(value)
         return found
@@ -181,7 +191,9 @@ class Keys(NamedTuple):
         if value is None:
             return None
         if not isinstance(value, Mapping):
-            raise self.error(name, f"{name} must be an object, not {short(value)}", fix="check the config", value=value)
+            raise self.error(
+                name, f"{name} must be an object, not {short(value)}", fix="check the config.json", value=value
+            )
         return Keys(value, self.notes, self.where(name), self.file, defaults or {})
 
     def overlaid(self, values: Mapping[str, object]) -> Keys:
@@ -194,7 +206,9 @@ class Keys(NamedTuple):
         if value is None:
             return {}
         if not isinstance(value, Mapping) or len(value) > MAX_LAYERS:
-            raise self.error("per_layer_config", "per_layer_config must be an object", fix="check it", value=value)
+            raise self.error(
+                "per_layer_config", "per_layer_config must be an object", fix="check the config.json", value=value
+            )
         found: dict[int, Mapping[str, object]] = {}
         for key, item in value.items():
             number = int(key) if isinstance(key, str) and key.isascii() and key.isdigit() and len(key) < 6 else key

@@ -48,7 +48,7 @@ def _nas_layer(keys: Keys, index: int, block: object, *, heads: int, head_dim: i
         return NONE
     shared_by = attn.whole("n_heads_in_group")
     if heads % shared_by:
-        raise attn.error("n_heads_in_group", f"{shared_by} does not divide {heads} heads", fix="check it")
+        raise attn.error("n_heads_in_group", f"{shared_by} does not divide {heads} heads", fix="check the config.json")
     window, sinks = attn.window("window_length"), attn.maybe("num_sink_tokens", least=0)
     made = attention(keys, heads, heads // shared_by, head_dim, window=window)
     if window is not None and sinks:
@@ -94,9 +94,11 @@ def phi4flash(keys: Keys) -> Cache:
     """
     count = keys.layers()
     if count % 4:
-        raise keys.error("num_hidden_layers", f"{count} is no multiple of 4", fix="check it", value=count)
+        raise keys.error("num_hidden_layers", f"{count} is no multiple of 4", fix="check the config.json", value=count)
     if keys.maybe("mb_per_layer") not in (None, 2):
-        raise keys.error("mb_per_layer", "only mb_per_layer 2 is known", fix="check it", value=keys.raw("mb_per_layer"))
+        raise keys.error(
+            "mb_per_layer", "only mb_per_layer 2 is known", fix="check the config.json", value=keys.raw("mb_per_layer")
+        )
     ssm: Block = {
         "kind": "mamba1",
         "inner_dim": keys.whole("mamba_expand") * keys.whole("hidden_size"),

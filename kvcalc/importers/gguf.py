@@ -73,7 +73,12 @@ def _tables(first: Path, header: Header) -> tuple[list[Tensors], list[str]]:
     count = header.metadata.get("split.count", 1)
     place = header.metadata.get("split.no", 0)
     if type(count) is not int or type(place) is not int or not 0 <= place < max(count, 1) or count > _MAX_PARTS:
-        raise ModelFileError(f"part {short(place)} of {short(count)} is impossible", file=header.file, field="split.no")
+        raise ModelFileError(
+            f"part {short(place)} of {short(count)} is impossible",
+            fix="download the file again",
+            file=header.file,
+            field="split.no",
+        )
     if place:
         raise ModelFileError(
             f"this is part {place + 1} of {count}: only the first part describes the model",

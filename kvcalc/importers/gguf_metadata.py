@@ -48,8 +48,10 @@ class Metadata:
         value = self._found(key)
         if value is None:
             return default
-        if type(value) is not int or not 0 <= value <= _MAX_INT:
+        if type(value) is not int:
             raise self.fault(key, f"must be a whole number, not {short(value)}", value)
+        if not 0 <= value <= _MAX_INT:
+            raise self.fault(key, f"is {value}, outside 0 to {_MAX_INT:,}", value)
         return value
 
     def required(self, key: str) -> int:

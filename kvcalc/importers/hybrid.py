@@ -33,7 +33,9 @@ def expanded(keys: Keys, name: str) -> int:
     """
     factor, hidden = keys.raw(name), keys.whole("hidden_size")
     if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor <= 1024:
-        raise keys.error(name, f"{name} must be a number above 0, not {short(factor)}", fix="check it", value=factor)
+        raise keys.error(
+            name, f"{name} must be a number above 0, not {short(factor)}", fix="check the config.json", value=factor
+        )
     width = factor * hidden
     if width != int(width) or not 1 <= width <= MAX_DIM:
         raise keys.error(name, f"{name} x hidden_size is {width}, no whole width", fix="check both", value=factor)

@@ -232,7 +232,9 @@ def rwkv(keys: Keys) -> Cache:
     else:
         block["head_dim"] = keys.whole("head_size", "head_dim")
         if width not in (None, hidden):
-            raise keys.error("attention_hidden_size", f"{width} is not hidden_size {hidden}", fix="check it")
+            raise keys.error(
+                "attention_hidden_size", f"{width} is not hidden_size {hidden}", fix="check the config.json"
+            )
     return uniform(keys, block, name="rwkv")
 
 
@@ -246,7 +248,7 @@ def xlstm(keys: Keys) -> Cache:
     def per_head(name: str) -> int:
         factor = keys.raw(name)
         if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor <= 1024:
-            raise keys.error(name, f"{name} must be a number above 0", fix="check it", value=factor)
+            raise keys.error(name, f"{name} must be a number above 0", fix="check the config.json", value=factor)
         return max(ceil_div(int(hidden * factor), 64) * 64 // heads, 1)
 
     block: Block = {

@@ -60,7 +60,11 @@ class HeadAttention(Record):
             )
         need_divides("heads", self.heads, "groups", self.kv_heads)
         if type(self.tied_kv) is not bool:
-            raise ModelFileError(f"tied_kv must be true or false, not {short(self.tied_kv)}", field="tied_kv")
+            raise ModelFileError(
+                f"tied_kv must be true or false, not {short(self.tied_kv)}",
+                fix="write true, or leave it out",
+                field="tied_kv",
+            )
         if self.tied_kv and self.v_head_dim not in (None, self.head_dim):
             raise ModelFileError(
                 f"tied_kv stores one array for K and V, but v_head_dim ({self.v_head_dim}) is not "

@@ -30,7 +30,9 @@ class Indexer(Record):
         need_int("heads", self.heads)
         need_int("tokens_per_slot", self.tokens_per_slot)
         if type(self.shared) is not bool:
-            raise ModelFileError("shared must be true or false", field="shared", value=self.shared)
+            raise ModelFileError(
+                "shared must be true or false", fix="write true, or leave it out", field="shared", value=self.shared
+            )
 
     def lower(self) -> tuple[Component, ...]:
         """index_key: replicated on every TP rank, like the latent it belongs to."""

@@ -67,7 +67,12 @@ class SharedCache(Record):
 
     def __post_init__(self) -> None:
         if self.of is not None and (type(self.of) is not str or not self.of):
-            raise ModelFileError(f"of must name a block, not {short(self.of)}", field="of", value=self.of)
+            raise ModelFileError(
+                f"of must name a block, not {short(self.of)}",
+                fix="name a block of attention",
+                field="of",
+                value=self.of,
+            )
 
     def lower(self) -> tuple[Component, ...]:
         """Nothing, or the indexer's key."""

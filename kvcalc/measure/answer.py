@@ -12,7 +12,7 @@ from kvcalc.measure.full import Progress, until_full
 from kvcalc.measure.report import measure_load
 from kvcalc.measure.torch_backend import Device
 from kvcalc.targets import Target
-from kvcalc.units import gib
+from kvcalc.units import MAX_BYTES, MAX_SESSIONS, MAX_TOKENS, gib
 
 
 def measure(  # the parts of one command
@@ -83,11 +83,30 @@ def asked_again(inputs: dict[str, Any]) -> Ask:
 
     Raises: UsageError where this version does not know one of its options.
     """
-    asked = dict(inputs.get("asked") or {})
-    options = asked.pop("engine_options", ())
-    try:
-        return Ask(**asked, engine_options=tuple(options))
-    except TypeError:
+    asked = inputs.get("asked")
+    if not isinstance(asked, dict) or not all(_known(name, value) for name, value in asked.items()):
         raise UsageError(
             "the saved answer asks with options that this version does not have", fix="measure again", field="asked"
-        ) from None
+        )
+    return Ask(**{**asked, "engine_options": tuple(asked.get("engine_options", ()))})
+
+
+#: What a measurement can be asked with -> the type it is saved as, and the most it can be.
+_WHOLE = {
+    "context_tokens": MAX_TOKENS, "sessions": MAX_SESSIONS, "tp": 4096, "pp": 4096, "dp": 4096, "dcp": 4096,
+    "gpu_count": 4096, "encoder_tokens": MAX_SESSIONS, "pool_bytes": MAX_BYTES, "overhead_bytes": MAX_BYTES,
+    "gpu_total_bytes": MAX_BYTES,
+}  # fmt: skip
+_TEXTS = ("kv_dtype", "state_dtype", "index_dtype", "engine", "gpu", "weight_dtype", "from_log")
+
+
+def _known(name: str, value: object) -> bool:
+    """Whether a field of `Ask` can have this value in a saved answer."""
+    field = Ask._field_defaults.get(name, Ask)  # Ask: no such field
+    if field is Ask or value is None:
+        return field is None
+    if name in _WHOLE:
+        return type(value) is int and (name == "encoder_tokens" or value > 0) and 0 <= value <= _WHOLE[name]
+    if name == "engine_options":
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return isinstance(value, str) if name in _TEXTS else name == "ep" and type(value) is bool

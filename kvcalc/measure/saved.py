@@ -47,7 +47,23 @@ def load(path: str) -> dict[str, Any]:
         why = error.strerror if isinstance(error, OSError) else "no UTF-8 text"
         raise UsageError(f"{path} cannot be read: {why}", fix="name a file of --save") from None
     found: dict[str, Any] = read_answer("measure", text, file=path)
+    ranks = [rank["ranks"] for rank in found["measured_ranks"]]
+    if _below_zero(found) or not ranks or not all(ranks) or not isinstance(found["inputs"].get("target"), str):
+        raise UsageError(
+            f"{path} is no saved measurement: a byte count is below 0, or its target or a rank is missing",
+            fix="name a file that `kvcalc measure --save FILE` wrote",
+            file=path,
+        )
     return found
+
+
+def _below_zero(value: object, name: str = "") -> bool:
+    """Whether any byte count in it is negative."""
+    if isinstance(value, dict):
+        return any(_below_zero(item, key) for key, item in value.items())
+    if isinstance(value, list):
+        return any(_below_zero(item, name) for item in value)
+    return name.endswith("bytes") and isinstance(value, int) and value < 0
 
 
 def check(path: str, registry: Registry) -> dict[str, Any]:

@@ -16,38 +16,42 @@ from kvcalc.errors import UsageError
 from kvcalc.planning.amount import gib_of
 from kvcalc.units import MIB
 
-_NUMBER = r"(-?[0-9]+(?:\.[0-9]+)?)"
+#: Not begun inside a run of digits, and bounded: nothing pasted can stall the search or overflow a float.
+_PLAIN = r"(?<![0-9])-?[0-9]{1,9}(?:\.[0-9]{1,12})?"
+_NUMBER = f"({_PLAIN})"
 #: field -> pattern of a figure in GiB (SGLang writes GB and means GiB); `largest` of all ranks, or the smallest.
 _GIB: tuple[tuple[str, str, bool], ...] = (
     ("total_bytes", rf"total_gpu_memory \({_NUMBER} ?GiB\)", False),
-    ("total_bytes", rf"Free memory on device \({_NUMBER.replace('(-?', '(?:-?')}/{_NUMBER} GiB\)", False),
+    ("total_bytes", rf"Free memory on device \({_PLAIN}/{_NUMBER} GiB\)", False),
     ("requested_bytes", rf"gpu_memory_utilization \([0-9.]+\) = {_NUMBER} ?GiB", False),
     ("requested_bytes", rf"Desired GPU memory utilization is \([0-9.]+, {_NUMBER} GiB\)", False),
     ("weights_bytes", rf"model weights take {_NUMBER} ?GiB", True),
     ("weights_bytes", rf"{_NUMBER} GiB for weight\b", True),
     ("weights_bytes", rf"Model loading took {_NUMBER} ?GiB", True),
-    ("weights_bytes", rf"Load weight end\..*mem usage={_NUMBER} GB", True),
+    ("weights_bytes", rf"Load weight end\..{{0,200}}mem usage={_NUMBER} GB", True),
     ("consumed_bytes", rf"{_NUMBER} GiB for consumed memory", True),
     ("activation_bytes", rf"activation peak memory takes {_NUMBER} ?GiB", True),
     ("activation_bytes", rf"{_NUMBER} GiB for peak activation", True),
     ("non_torch_bytes", rf"non_torch_memory takes {_NUMBER} ?GiB", True),
     ("non_torch_bytes", rf"{_NUMBER} GiB for non-torch memory", True),
     ("graphs_bytes", rf"{_NUMBER} GiB for CUDAGraph memory", True),
-    ("graphs_bytes", rf"Graph capturing finished in .* took {_NUMBER} GiB", True),
-    ("graphs_bytes", rf"Capture cuda graph end\..*mem usage={_NUMBER} GB", True),
+    ("graphs_bytes", rf"Graph capturing finished in .{{0,40}} took {_NUMBER} GiB", True),
+    ("graphs_bytes", rf"Capture cuda graph end\..{{0,200}}mem usage={_NUMBER} GB", True),
     ("graph_estimate_bytes", rf"{_NUMBER} GiB \(estimated\)", True),
     ("pool_bytes", rf"reserved for KV Cache is {_NUMBER} ?GiB", False),
     ("pool_bytes", rf"Available KV cache memory: {_NUMBER} GiB", False),
     ("pool_bytes", rf"Current kv cache memory in use is {_NUMBER} GiB", False),
     ("free_before_bytes", rf"Load weight begin\. avail mem={_NUMBER} GB", False),
-    ("free_after_bytes", rf"Load weight end\..*avail mem={_NUMBER} GB", False),
+    ("free_after_bytes", rf"Load weight end\..{{0,200}}avail mem={_NUMBER} GB", False),
 )
 #: Exact bytes, where a log prints them.
-_BYTES = (("pool_bytes", re.compile(r"Current kv cache memory in use is ([0-9]{6,}) bytes")),)
+_BYTES = (("pool_bytes", re.compile(r"Current kv cache memory in use is ([0-9]{6,18}) bytes")),)
 _LLAMA = {
-    "weights_bytes": re.compile(r"(?:CUDA|ROCm|Vulkan|SYCL|Metal|MTL)[A-Za-z0-9_]* model buffer size = +([0-9.]+) MiB"),
+    "weights_bytes": re.compile(
+        rf"(?:CUDA|ROCm|Vulkan|SYCL|Metal|MTL)[A-Za-z0-9_]{{0,40}} model buffer size = +{_NUMBER} MiB"
+    ),
     "compute_bytes": re.compile(
-        r"(?:CUDA|ROCm|Vulkan|SYCL|Metal|MTL)[A-Za-z0-9_]* compute buffer size = +([0-9.]+) MiB"
+        rf"(?:CUDA|ROCm|Vulkan|SYCL|Metal|MTL)[A-Za-z0-9_]{{0,40}} compute buffer size = +{_NUMBER} MiB"
     ),
 }
 _COUNTS = ("max_num_seqs", "max_num_batched_tokens", "tensor_parallel_size", "max_model_len")
@@ -156,7 +160,7 @@ def _flags(text: str) -> dict[str, object]:
     flags: dict[str, object] = {}
     for name in _COUNTS:
         spelled = name.replace("_", "[-_]")
-        if match := re.search(rf"{spelled}['\"]?[=: ]+([0-9]+)\b", text):
+        if match := re.search(rf"{spelled}['\"]?[=: ]{{1,9}}([0-9]{{1,15}})\b", text):
             flags[name] = int(match.group(1))
     if match := _VERSION.search(text):
         flags["version"] = match.group(1)

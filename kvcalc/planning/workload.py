@@ -9,10 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvcalc.errors import UsageError, did_you_mean, short
 from kvcalc.units import MAX_TOKENS, parse_tokens
+
+if TYPE_CHECKING:
+    import csv
 
 #: value in tokens -> share of requests (or of weight); shares sum to 1.
 Lengths = dict[int, float]
@@ -25,6 +28,10 @@ _POINTS, _REACH = 192, 4.5
 _WIDEST = 300
 #: A shape without `max` ends here: 32 times its median, at least 1,000 tokens.
 _TAIL = 32
+#: Lognormal laws of real prompts have a sigma of 1 to 2; e to the square of this is still a float.
+_WIDEST_SIGMA = 20
+#: More classes of requests than anybody describes; each takes up to 300 x 300 steps.
+_MAX_PARTS = 32
 _KEYS = ("prompt", "output", "mix", "shared_prompt", "arrivals")
 _SHAPE_KEYS = ("p50", "mean", "sigma", "max", "uniform", "fixed", *_QUANTILES)
 
@@ -125,13 +132,15 @@ def from_document(doc: object, *, file: str | None = None) -> Workload:
     shared = _count(doc.get("shared_prompt", 0), "shared_prompt", file, least=0)
     arrivals = doc.get("arrivals", "closed")
     if arrivals not in ("closed", "poisson"):
-        raise _fault(f"arrivals is closed or poisson, not {short(arrivals)}", field="arrivals", file=file)
+        error = _fault(f"arrivals is {short(arrivals)}", field="arrivals", file=file, value=arrivals)
+        error.fix = "write arrivals: closed, or arrivals: poisson"
+        raise error
     notes: list[str] = []
     if ("mix" in doc) == ("prompt" in doc or "output" in doc):
         raise _fault("give either prompt and output, or mix", field="mix", file=file)
     parts = doc["mix"] if "mix" in doc else [{**{key: doc[key] for key in ("prompt", "output") if key in doc}}]
-    if not isinstance(parts, list) or not parts:
-        raise _fault("mix is a list of {weight, prompt, output}", field="mix", file=file)
+    if not isinstance(parts, list) or not 0 < len(parts) <= _MAX_PARTS:
+        raise _fault(f"mix is a list of 1 to {_MAX_PARTS} times {{weight, prompt, output}}", field="mix", file=file)
     classes = [_part(part, f"mix.{number}" if "mix" in doc else "", file, notes) for number, part in enumerate(parts)]
     return make_workload(classes, shared_prompt=shared, poisson=arrivals == "poisson", notes=notes)
 
@@ -194,7 +203,7 @@ def _lognormal(doc: Mapping[str, Any], name: str, file: str | None) -> tuple[flo
         )
     middle = _positive(doc[centre[0]], f"{name}.{centre[0]}", file)
     if spread[0] == "sigma":
-        sigma = _positive(doc["sigma"], f"{name}.sigma", file, least=0.0)
+        sigma = _positive(doc["sigma"], f"{name}.sigma", file, least=0.0, most=_WIDEST_SIGMA)
         return (middle if centre[0] == "p50" else middle / math.exp(sigma * sigma / 2)), sigma
     high = _positive(doc[given[0]], f"{name}.{given[0]}", file)
     if centre[0] == "mean":
@@ -272,7 +281,7 @@ def _decimal(text: str, name: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 <= value < 100:
+    if not 0 <= value <= _WIDEST_SIGMA:
         raise UsageError(f"--{name} has sigma={short(text)}", fix="sigma is a number like 0.8", field=name)
     return value
 
@@ -285,6 +294,13 @@ def rows_of_table(lines: Iterable[str], *, file: str) -> Iterator[tuple[int, int
     import csv
 
     reader = csv.DictReader(lines)
+    try:
+        yield from _rows_of_reader(reader, file)
+    except csv.Error as error:  # a field of 128 KiB, a quote that never ends
+        raise _fault(f"{file}:{reader.line_num} is no CSV: {error}", file=file, line=reader.line_num) from None
+
+
+def _rows_of_reader(reader: csv.DictReader[str], file: str) -> Iterator[tuple[int, int]]:
     columns = [name.strip() for name in reader.fieldnames or ()]
     missing = [name for name in ("prompt_tokens", "output_tokens") if name not in columns]
     if missing:
@@ -306,7 +322,7 @@ def rows_of_lines(lines: Iterable[str], *, file: str) -> Iterator[tuple[int, int
             continue
         try:
             record = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             record = None
         if not isinstance(record, Mapping):
             raise _fault(f"{file}:{number} is no JSON object", file=file, line=number)
@@ -353,7 +369,7 @@ def _known(doc: Mapping[Any, Any], known: tuple[str, ...], path: str, file: str 
 
 def _alone(doc: Mapping[str, Any], key: str, name: str, file: str | None) -> None:
     if len(doc) > 1:
-        raise _fault(f"{name}: {key} stands alone", field=name, file=file, value=dict(doc))
+        raise _fault(f"{name} has {key} and more, but {key} stands alone", field=name, file=file, value=dict(doc))
 
 
 def _count(value: object, field: str, file: str | None, *, least: int = 1) -> int:
@@ -364,9 +380,9 @@ def _count(value: object, field: str, file: str | None, *, least: int = 1) -> in
     return value
 
 
-def _positive(value: object, field: str, file: str | None, *, least: float = 1.0) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= MAX_TOKENS:
-        raise _fault(f"{field} must be a number from {least:g}, not {short(value)}", field=field, file=file)
+def _positive(value: object, field: str, file: str | None, *, least: float = 1.0, most: float = MAX_TOKENS) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise _fault(f"{field} must be a number from {least:g} to {most:,}, not {short(value)}", field=field, file=file)
     return float(value)
 
 

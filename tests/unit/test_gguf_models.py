@@ -239,7 +239,7 @@ def test_models_without_a_cache(tmp_path: Path) -> None:
         ("llama", {"block_count": 0}, "at least 1"),
         ("llama", {"block_count": 513}, "above llama.cpp's 512"),
         ("llama", {"block_count": "six"}, "whole number"),
-        ("llama", {"context_length": -1}, "whole number"),
+        ("llama", {"context_length": -1}, "outside 0 to"),
         ("llama", {"attention.head_count": [0, 8, 8, 8, 8, 8]}, "heads of no width"),
         ("llama", {"attention.head_count": [1.5] * 6}, "whole numbers"),
         ("llama", {"attention.causal": 1}, "true or false"),

@@ -171,7 +171,10 @@ def latent_width(geometry: Geometry, settings: Settings) -> int:
     if not geometry.indexed_latent or raw or TORCH[settings.kv][0] != "torch.float8_e4m3fn":
         return plain
     if shape.latent_dim % INDEX_BLOCK:
-        raise EngineRefusal(f"kv_lora_rank {shape.latent_dim} must be multiple of quant_block_size {INDEX_BLOCK}")
+        raise EngineRefusal(
+            f"kv_lora_rank {shape.latent_dim} must be multiple of quant_block_size {INDEX_BLOCK}",
+            fix="take a KV type other than fp8",
+        )
     return shape.latent_dim + shape.latent_dim // INDEX_BLOCK * 4 + shape.rope_dim * 2
 
 

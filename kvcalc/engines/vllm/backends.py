@@ -262,7 +262,9 @@ def common_block(backends: list[Backend]) -> int:
     for candidate in sorted({lcm(*sizes) for sizes in product(*offers)}):
         if all(backend.takes_block(candidate) for backend in backends):
             return candidate
-    raise EngineRefusal(f"backends {', '.join(b.name for b in backends)} share no block size")
+    raise EngineRefusal(
+        f"backends {', '.join(b.name for b in backends)} share no block size", fix="name another engine with --engine"
+    )
 
 
 def largest_kernel_block(backend: Backend, token_bytes: int, page_budget: int) -> int:

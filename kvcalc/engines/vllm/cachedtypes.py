@@ -87,12 +87,19 @@ def head_bytes(name: str, key_dim: int, value_dim: int, native_bytes: int) -> in
         return size + size % 2  # slots are rounded up to an even number
     if name == "nvfp4":
         if key_dim != value_dim:
-            raise EngineRefusal("vLLM's nvfp4 cache needs equal K and V head widths", field="kv_cache_dtype")
+            raise EngineRefusal(
+                "vLLM's nvfp4 cache needs equal K and V head widths", fix="take another KV type", field="kv_cache_dtype"
+            )
         return 2 * (key_dim // 2 + key_dim // 16)
     if name in PER_TOKEN_HEAD:
         half = name.startswith("int4")
         return (key_dim // 2 + value_dim // 2 if half else key_dim + value_dim) + _SCALE_BYTES
-    raise UsageError(f"kv_cache_dtype {name} is a layout of latent attention only", field="kv_cache_dtype", value=name)
+    raise UsageError(
+        f"kv_cache_dtype {name} is a layout of latent attention only",
+        fix="take fp8 or auto",
+        field="kv_cache_dtype",
+        value=name,
+    )
 
 
 def latent_bytes(name: str, width: int, native_bytes: int) -> int:

@@ -42,7 +42,9 @@ def layers(model: Model, settings: Settings, draft_layers: int) -> list[Layer]:
     Raises: EngineRefusal for shapes vLLM's kernels do not have, and for short blocks.
     """
     if settings.capability < _LEAST_CAPABILITY:
-        raise EngineRefusal(f"vLLM's DeepSeek-V4 kernels need sm{_LEAST_CAPABILITY}", field="gpu")
+        raise EngineRefusal(
+            f"vLLM's DeepSeek-V4 kernels need sm{_LEAST_CAPABILITY}", fix="name a newer GPU with --gpu", field="gpu"
+        )
     block = settings.block_tokens or BLOCK_TOKENS
     placed: list[Layer] = []
     window: Spec | None = None
@@ -60,7 +62,10 @@ def layers(model: Model, settings: Settings, draft_layers: int) -> list[Layer]:
 def _specs(components: tuple[Component, ...], block: int) -> list[Spec]:
     window = next((c for c in components if isinstance(c.law, Windowed)), None)
     if window is None or window.elements_per_slot != _LATENT_DIM or not isinstance(window.law, Windowed):
-        raise EngineRefusal(f"vLLM's DeepSeek-V4 kernels need a window of latents of {_LATENT_DIM}")
+        raise EngineRefusal(
+            f"vLLM's DeepSeek-V4 kernels need a window of latents of {_LATENT_DIM}",
+            fix="name another engine with --engine",
+        )
     specs = [_spec("sliding_mla", _WINDOW_BLOCK, _LATENT_BYTES, span=window.law.window, body=("window",))]
     entries = [c for c in components if isinstance(c.law, Strided)]
     # The indexer is built before the main latent; its keys and buffers come first.
@@ -72,7 +77,10 @@ def _specs(components: tuple[Component, ...], block: int) -> list[Spec]:
 def _compressed(component: Component, block: int) -> list[Spec]:
     """The compressed entries (one per `ratio` tokens) and the float32 buffer of the open group's inputs."""
     if not isinstance(component.law, Strided) or component.law.tokens_per_slot not in _BUFFER_BLOCK:
-        raise EngineRefusal(f"vLLM's DeepSeek-V4 compresses 4 or 128 tokens, not {component.law}")
+        raise EngineRefusal(
+            f"vLLM's DeepSeek-V4 compresses 4 or 128 tokens, not {component.law}",
+            fix="name another engine with --engine",
+        )
     ratio, width = component.law.tokens_per_slot, component.elements_per_slot
     index = component.role == "index"
     if block < ratio:

@@ -84,7 +84,10 @@ def _unify_pages(layers: Sequence[Layer], *, pads: bool) -> list[Layer]:
         elif largest % spec.page_bytes == 0:
             longer = spec.with_block(spec.block_tokens * (largest // spec.page_bytes))
             if longer.page_bytes != largest:
-                raise EngineRefusal("vLLM fails here: a padded page cannot be scaled to the common page size")
+                raise EngineRefusal(
+                    "vLLM fails here: a padded page cannot be scaled to the common page size",
+                    fix="name another engine with --engine",
+                )
             unified[spec] = longer
         elif pads and spec.kind not in ("mla", "sliding_mla"):
             unified[spec] = spec.padded_to(largest)
@@ -258,7 +261,10 @@ def _packed(layers: Sequence[Layer]) -> list[Group]:
         )
     if sum(len(group.layers) for group in groups) != len(layers):
         # Source: _check_exact_partition: a round takes one layer of each page size, the rest would be lost.
-        raise EngineRefusal("vLLM fails here: its groups miss layers whose page sizes do not come equally often")
+        raise EngineRefusal(
+            "vLLM fails here: its groups miss layers whose page sizes do not come equally often",
+            fix="name another engine with --engine",
+        )
     return groups
 
 

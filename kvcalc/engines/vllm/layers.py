@@ -108,7 +108,10 @@ def block_caches(model: Model, name: str, settings: Settings, *, quantized: bool
     if states:
         caches.append(reader.state(states, kind.kind))
     if unknown := [c.name for c in components if c.role == "pending"]:
-        raise EngineRefusal(f"the vllm engine has no rule for {unknown[0]} of {model.architecture}")
+        raise EngineRefusal(
+            f"the vllm engine has no rule for {unknown[0]} of {model.architecture}",
+            fix="name another engine with --engine",
+        )
     return tuple(caches)
 
 
@@ -134,12 +137,16 @@ class _Reader:
             span, kind = 0, "full"
         elif isinstance(law, Windowed):
             if law.sinks:
-                raise EngineRefusal("vLLM keeps no sink tokens beside a window")
+                raise EngineRefusal(
+                    "vLLM keeps no sink tokens beside a window", fix="name another engine with --engine"
+                )
             span, kind = archs.window_tokens(self.model, law.window), "sliding"
         elif isinstance(law, Chunked):
             span, kind = law.chunk, "chunked"
         else:
-            raise EngineRefusal(f"the vllm engine has no rule for {components[0].name} ({law})")
+            raise EngineRefusal(
+                f"the vllm engine has no rule for {components[0].name} ({law})", fix="name another engine with --engine"
+            )
         if all(part.shard == "replicated" for component in components for part in component.parts):
             return self.latent(components, "sliding_mla" if kind == "sliding" else "mla", span, sparse=sparse)
         return self.heads_cache(components, kind, span)
@@ -148,7 +155,10 @@ class _Reader:
         """K and V heads: page = heads x tokens x (K + V widths) x element."""
         by_role = {component.role: component for component in components}
         if set(by_role) != {"key", "value"}:
-            raise EngineRefusal("the vllm engine has no rule for a cache with K and V in one array")
+            raise EngineRefusal(
+                "the vllm engine has no rule for a cache with K and V in one array",
+                fix="name another engine with --engine",
+            )
         key, value = by_role["key"].parts[0], by_role["value"].parts[0]
         self.check_heads(key.units)
         groups = key.units_on_rank(0, self.settings.layout.tp)
@@ -327,7 +337,9 @@ def check_layout(model: Model, settings: Settings) -> tuple[str, ...]:
         heads = int(getattr(kind, "heads", 0) or 0)
         for component in kind.lower():
             if isinstance(component.law, Windowed) and component.role in ("key", "value"):
-                raise EngineRefusal("vLLM does not divide windows over decode context parallel ranks", field="dcp")
+                raise EngineRefusal(
+                    "vLLM does not divide windows over decode context parallel ranks", fix="drop --dcp", field="dcp"
+                )
             part = component.parts[0]
             if component.role != "key" or part.shard != "heads":
                 continue
@@ -339,5 +351,7 @@ def check_layout(model: Model, settings: Settings) -> tuple[str, ...]:
                     value=layout.dcp,
                 )
             if heads // part.units % layout.dcp:
-                raise EngineRefusal(f"{heads // part.units} query heads per KV head must divide by dcp", field="dcp")
+                raise EngineRefusal(
+                    f"{heads // part.units} query heads per KV head must divide by dcp", fix="lower --dcp", field="dcp"
+                )
     return ()
