@@ -74,6 +74,19 @@ def summary() -> str:
     return "\n".join(lines) + "\n"
 
 
+def line() -> str:
+    """The summary in one sentence, for the README."""
+    found = results()
+    rows = [row for result in found for row in result["architectures"].values()]
+    equal, cells = _sum(rows, "equal"), _sum(rows, "cells")
+    names = ", ".join(result["engine"] for result in found)
+    share = "all" if equal == cells else f"{equal:,}"
+    return (
+        f"**{cells:,} predictions held against {len(found)} engines ({names}), {share} equal to the byte**:\n"
+        "[docs/ACCURACY.md](docs/ACCURACY.md).\n"
+    )
+
+
 def sections() -> str:
     """Per engine: how it was proved, cells by architecture, deviations, and what is not measured."""
     return "\n".join(_section(result) for result in results())

@@ -248,6 +248,7 @@ GENERATED: dict[str, Callable[..., str]] = {
     "models": models_table,
     "gpus": gpus_table,
     "accuracy": lambda: beside("accuracy", "summary"),
+    "accuracy-line": lambda: beside("accuracy", "line"),
     "accuracy-by-engine": lambda: beside("accuracy", "sections"),
     "engine-options": lambda name: beside("engine_tables", "options", name),
     "log-lines": lambda name: beside("engine_tables", "log_lines", name),
