@@ -41,6 +41,8 @@ def main() -> int:
         mutants = [mutant for mutant in mutants if mutant.name in wanted]
     else:
         mutants = [mutant for mutant in mutants if mutant.name not in done]
+    # Cut short, what was done is an even sample of every file.
+    mutants.sort(key=lambda mutant: mutant.number % 8)
     mutants = mutants[asked.part :: asked.parts]
     chooser = run.Chooser(ROOT, tests_map.load(FOLDER), files(["kvcalc"]))
     run.profile()
