@@ -24,6 +24,7 @@ from kvcalc.errors import EngineRefusal
 from kvcalc.units import GIB
 
 if TYPE_CHECKING:
+    from kvcalc.engines.sglang.geometry import State
     from kvcalc.engines.sglang.planner import SglangPlanner, StagePools
 
 #: req_to_token rows are 4 tokens longer than the context: `get_req_to_token_extra_context_len`.
@@ -130,8 +131,8 @@ def _stage_report(
     settings, page = planner.settings, planner.settings.page
     storage: dict[str, int] = {}
     log = [*head, *size.log]
-    if states is not None:
-        _add_states(planner, stage, states, requests, storage=storage, log=log)
+    if states is not None and planner.geometry.state is not None:
+        _add_states(planner, stage, planner.geometry.state, states, requests, storage=storage, log=log)
     for pool, which in stage.pools:
         count = size.tokens if which == "tokens" else size.swa or 0
         count = size.full if which == "tokens" and size.full is not None else count
@@ -158,6 +159,7 @@ def _stage_report(
 def _add_states(
     planner: SglangPlanner,
     stage: StagePools,
+    state: State,
     states: States,
     requests: int,
     *,
@@ -165,9 +167,7 @@ def _add_states(
     log: list[str],
 ) -> None:
     """The state pool of this stage and its bookkeeping: `HybridReqToTokenPool`."""
-    state, settings = planner.geometry.state, planner.settings
-    if state is None:
-        return
+    settings = planner.settings
     slots = len(stage.stage.states) * (states.slots + PADDING_SLOT)
     conv = slots * state.conv_elements * 2
     temporal = slots * state.temporal_elements * TORCH[settings.state_dtype][1]

@@ -45,9 +45,7 @@ class States:
 def state_bytes_per_layer(geometry: Geometry, settings: Settings) -> int:
     """One slot of one layer: `mamba_cache_per_req`; convolutions in bfloat16."""
     state = geometry.state
-    if state is None:
-        return 0
-    return state.conv_elements * 2 + state.temporal_elements * TORCH[settings.state_dtype][1]
+    return 0 if state is None else state.conv_elements * 2 + state.temporal_elements * TORCH[settings.state_dtype][1]
 
 
 def slot_bytes(geometry: Geometry, settings: Settings) -> int:

@@ -140,12 +140,10 @@ class V4Pools:
         """The least budget that holds `tokens` tokens: the states follow the requests, and those the budget."""
         grow = -int(-tokens * self.bytes_per_full_token // 1)
         budget = self.fixed_bytes(0) + grow
-        for _ in range(64):  # rises towards the least fixed point
-            larger = self.fixed_bytes(self.requests(budget)) + grow
-            if larger <= budget:
-                return budget
+        # Rises to the least fixed point, a request at a time where the context is long; requests have a maximum.
+        while (larger := self.fixed_bytes(self.requests(budget)) + grow) > budget:
             budget = larger
-        return self.fixed_bytes(MOST_REQUESTS) + grow
+        return budget
 
     def arrays(self, full: int, swa: int, requests: int) -> list[tuple[str, str, int, tuple[int, ...], str, int]]:
         """(attribute, name, layers, shape, dtype, bytes per element) of every tensor."""
