@@ -44,7 +44,7 @@ def main() -> int:
     # Cut short, what was done is an even sample of every file.
     mutants.sort(key=lambda mutant: mutant.number % 8)
     mutants = mutants[asked.part :: asked.parts]
-    chooser = run.Chooser(ROOT, tests_map.load(FOLDER), files(["kvcalc"]))
+    chooser = run.Chooser(ROOT, tests_map.load(FOLDER), files(["kvcalc"]), run.rows(out))
     run.profile()
     import pytest
 
@@ -59,8 +59,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--add", action="store_true", help="map: to the map that is there")
     parser.add_argument("--every", type=int, default=1, help="only every n-th mutant of each file")
     parser.add_argument("--again", action="store_true", help="only those that were not killed last time")
-    parser.add_argument("--tests", type=int, default=40, help="at most so many tests for one mutant")
-    parser.add_argument("--seconds", type=float, default=2.5, help="at most so long (as the tests take unchanged)")
+    parser.add_argument("--tests", type=int, default=60, help="at most so many tests for one mutant")
+    parser.add_argument("--seconds", type=float, default=4.0, help="at most so long (as the tests take unchanged)")
     parser.add_argument("--part", type=int, default=0)
     parser.add_argument("--parts", type=int, default=1)
     parser.add_argument("--out", default="results.jsonl")

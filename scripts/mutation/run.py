@@ -56,9 +56,12 @@ def mutants_of(root: Path, files: Iterable[str], every: int = 1) -> list[Mutant]
 class Chooser:
     """The tests of a mutant, those that kill soonest first."""
 
-    def __init__(self, root: Path, tests: TestsMap, files: list[str]) -> None:
+    def __init__(self, root: Path, tests: TestsMap, files: list[str], before: Iterable[dict[str, Any]]) -> None:
         self.root, self.tests, self.users = root, tests, users(root, files)
         self.kills: dict[str, Counter[str]] = defaultdict(Counter)
+        for row in before:
+            if "killer" in row:
+                self.kills[row["file"]][row["killer"]] += 1
         self.statements: dict[str, list[tuple[int, int]]] = {}
 
     def covering(self, mutant: Mutant) -> frozenset[str]:
@@ -81,18 +84,20 @@ class Chooser:
         return min(around, key=lambda span: span[1] - span[0], default=(site.line, site.last_line))
 
     def ordered(self, mutant: Mutant) -> list[str]:
-        """Tests that killed neighbours, then one of each test function, then the second of each; the fast first."""
+        """Tests that killed neighbours; numbers of real engines, a dozen per test function; then one test of each
+        function, the fast first; then the second dozen and the second of each, and so on."""
         seconds = self.tests.seconds
-        covering = sorted((test for test in self.covering(mutant) if test in seconds), key=lambda t: (seconds[t], t))
+        covering = sorted(test for test in self.covering(mutant) if test in seconds)
+        covering.sort(key=lambda test: 0 if _golden(test) else seconds[test])
         rounds: Counter[str] = Counter()
         turn = {}
         for test in covering:
             function = test.partition("[")[0]
-            turn[test] = rounds[function]
+            turn[test] = rounds[function] // (12 if _golden(test) else 1)
             rounds[function] += 1
         known = set(covering)
-        first = [test for test, _ in self.kills[mutant.file].most_common(12) if test in known]
-        rest = sorted(covering, key=lambda test: (turn[test], seconds[test], test))
+        first = [test for test, _ in self.kills[mutant.file].most_common(20) if test in known]
+        rest = sorted(covering, key=lambda test: (turn[test], not _golden(test), seconds[test], test))
         return [*first, *(test for test in rest if test not in first)]
 
     def within(self, mutant: Mutant, limits: Limits) -> list[str]:
@@ -103,6 +108,10 @@ class Chooser:
                 break
             chosen.append(test)
         return chosen
+
+
+def _golden(test: str) -> bool:
+    return test.startswith("tests/golden/")
 
 
 def _span(node: ast.stmt) -> tuple[int, int]:
