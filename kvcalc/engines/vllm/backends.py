@@ -249,9 +249,8 @@ def common_layout(backends: list[Backend]) -> str:
 
 
 def common_block(backends: list[Backend]) -> int:
-    """The block size vLLM chooses when none is asked for: one that every backend takes.
+    """The block size vLLM chooses when none is asked for: the smallest that every backend takes.
 
-    Raises: EngineRefusal when there is none.
     Source: platforms/interface.py `_preferred_block_size_for_backends`.
     """
     if len(backends) == 1:
@@ -259,12 +258,7 @@ def common_block(backends: list[Backend]) -> int:
     if all(backend.takes_block(DEFAULT_BLOCK) for backend in backends):
         return DEFAULT_BLOCK
     offers = [[size for size in (*backend.sizes, backend.multiple_of) if size] for backend in backends]
-    for candidate in sorted({lcm(*sizes) for sizes in product(*offers)}):
-        if all(backend.takes_block(candidate) for backend in backends):
-            return candidate
-    raise EngineRefusal(
-        f"backends {', '.join(b.name for b in backends)} share no block size", fix="name another engine with --engine"
-    )
+    return min(lcm(*sizes) for sizes in product(*offers))  # a backend takes any multiple of one of its sizes
 
 
 def largest_kernel_block(backend: Backend, token_bytes: int, page_budget: int) -> int:

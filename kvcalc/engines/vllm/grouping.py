@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from math import lcm
 from typing import NamedTuple
 
-from kvcalc.engines.vllm.spec import Limits, Spec, mergeable, uniform
+from kvcalc.engines.vllm.spec import Spec, mergeable, uniform
 from kvcalc.engines.vllm.versions import Rules
 from kvcalc.errors import EngineRefusal
 from kvcalc.units import ceil_div
@@ -39,10 +39,6 @@ class Group:
     def page_bytes(self) -> int:
         """Page of the whole group where pages are summed, of one layer otherwise (as vLLM counts it)."""
         return sum(layer.spec.page_bytes for layer in self.layers) if self.mixed else self.layers[0].spec.page_bytes
-
-    def blocks(self, tokens: int, limits: Limits) -> int:
-        """Blocks of this group's table one request may hold."""
-        return max(spec.blocks(tokens, limits) for spec in set(self.specs))
 
 
 def group_layers(layers: Sequence[Layer], rules: Rules, *, hybrid_manager: bool, block_outermost: bool) -> list[Group]:

@@ -6,7 +6,7 @@ A layer may have several: attention and state (Falcon-H1), latent and indexer ke
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from kvcalc.core.component import Chunked, Component, Encoder, Linear, Windowed
 from kvcalc.core.model import Model
@@ -306,11 +306,6 @@ def model_head_size(model: Model) -> int:
         ),
         default=0,
     )
-
-
-def skipped(cache: Attn, plain: Attn) -> Attn:
-    """`cache` kept in the model's own type."""
-    return replace(plain, span=cache.span)
 
 
 def all_caches(model: Model, settings: Settings) -> Mapping[str, tuple[Cache, ...]]:

@@ -33,6 +33,11 @@ VERSION = next((line for line in RULES if vllm.__version__.startswith(line + "."
 DRAWS = 3000
 
 
+def held(group: Group, tokens: int, drawn: Drawn) -> int:
+    """Blocks of the group's table one request may hold."""
+    return max(spec.blocks(tokens, drawn.limits) for spec in group.specs)
+
+
 class Drawn:
     """One drawn model: the same layers as vLLM's specs and as ours."""
 
@@ -188,12 +193,12 @@ def ours_of(drawn: Drawn, length: int, memory: int) -> tuple[Any, ...]:
     if refused is not None:
         return ("refused", shape, round(refused.needed_bytes / 2**30, 2), refused.estimated_max_model_len)
     blocks = num_blocks(stages)
-    concurrency = blocks / sum(group.blocks(length, drawn.limits) for group in groups)
+    concurrency = blocks / sum(held(group, length, drawn) for group in groups)
     return ("starts", shape, [stage.block_bytes for stage in stages], blocks, int(concurrency * length), concurrency)
 
 
 def need(groups: list[Group], drawn: Drawn, block: int) -> Any:
-    return lambda tokens: block * sum(group.blocks(tokens, drawn.limits) for group in groups)
+    return lambda tokens: block * sum(held(group, tokens, drawn) for group in groups)
 
 
 def theirs_of(drawn: Drawn, length: int, memory: int) -> tuple[Any, ...]:
