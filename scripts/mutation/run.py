@@ -65,15 +65,27 @@ class Chooser:
         self.statements: dict[str, list[tuple[int, int]]] = {}
 
     def covering(self, mutant: Mutant) -> frozenset[str]:
+        """Tests that run the mutant's lines; where only the import runs them, those that run what the name is for."""
         site, lines = mutant.site, self.tests.lines.get(mutant.file, {})
-        if not site.owner:
-            first, last = self.statement(mutant.file, site)
-            return frozenset().union(*(lines.get(line, ()) for line in range(first, last + 1)))
+        if not self.outside(mutant):
+            return self.running(mutant)
         found: set[str] = set()
-        for file, first, last in self.users.get(site.owner, ()):
+        for file, first, last in self.users.get(site.owner or site.inside, ()):
             inside = self.tests.lines.get(file, {})
             found.update(*(inside.get(line, ()) for line in range(first, last + 1)))
         return frozenset(found) or frozenset().union(*lines.values())
+
+    def running(self, mutant: Mutant) -> frozenset[str]:
+        lines = self.tests.lines.get(mutant.file, {})
+        first, last = self.statement(mutant.file, mutant.site)
+        return frozenset().union(*(lines.get(line, ()) for line in range(first, last + 1)))
+
+    def outside(self, mutant: Mutant) -> bool:
+        """Whether the module has to run again: a table, a field, a default, or a function that only the import calls."""
+        lines = self.tests.lines.get(mutant.file, {})
+        first, last = self.statement(mutant.file, mutant.site)
+        at_import = any(line in lines for line in range(first, last + 1)) and not self.running(mutant)
+        return bool(mutant.site.owner) or at_import
 
     def statement(self, file: str, site: Site) -> tuple[int, int]:
         """First and last line of the innermost simple statement or header around the mutant."""
@@ -84,20 +96,19 @@ class Chooser:
         return min(around, key=lambda span: span[1] - span[0], default=(site.line, site.last_line))
 
     def ordered(self, mutant: Mutant) -> list[str]:
-        """Tests that killed neighbours; numbers of real engines, a dozen per test function; then one test of each
-        function, the fast first; then the second dozen and the second of each, and so on."""
+        """Tests that killed neighbours; then of each test function its fastest test (of recorded cells a dozen); then
+        the next of each, and so on."""
         seconds = self.tests.seconds
-        covering = sorted(test for test in self.covering(mutant) if test in seconds)
-        covering.sort(key=lambda test: 0 if _golden(test) else seconds[test])
+        covering = sorted((test for test in self.covering(mutant) if test in seconds), key=lambda t: (seconds[t], t))
         rounds: Counter[str] = Counter()
         turn = {}
         for test in covering:
             function = test.partition("[")[0]
-            turn[test] = rounds[function] // (12 if _golden(test) else 1)
+            turn[test] = rounds[function] // (12 if test.startswith("tests/golden/") else 2)
             rounds[function] += 1
         known = set(covering)
         first = [test for test, _ in self.kills[mutant.file].most_common(20) if test in known]
-        rest = sorted(covering, key=lambda test: (turn[test], not _golden(test), seconds[test], test))
+        rest = sorted(covering, key=lambda test: (turn[test], seconds[test], test))
         return [*first, *(test for test in rest if test not in first)]
 
     def within(self, mutant: Mutant, limits: Limits) -> list[str]:
@@ -108,10 +119,6 @@ class Chooser:
                 break
             chosen.append(test)
         return chosen
-
-
-def _golden(test: str) -> bool:
-    return test.startswith("tests/golden/")
 
 
 def _span(node: ast.stmt) -> tuple[int, int]:
@@ -146,8 +153,11 @@ class Loop:
         row = {"mutant": mutant.name, "file": mutant.file, "number": mutant.number, "tests": len(chosen)}
         if not chosen:
             return row | {"status": NO_TESTS}
+        outside = self.chooser.outside(mutant)
         limits = [1 + 3 * self.chooser.tests.seconds[item.nodeid] for item in chosen]
-        status, killer = _in_child(lambda: _try(mutant, self.root, list(zip(chosen, limits, strict=True)), living))
+        status, killer = _in_child(
+            lambda: _try(mutant, self.root, list(zip(chosen, limits, strict=True)), living, outside=outside)
+        )
         if killer is not None:
             self.chooser.kills[mutant.file][chosen[killer].nodeid] += 1
             row["killer"] = chosen[killer].nodeid
@@ -186,15 +196,15 @@ def _in_child(work: Callable[[], int]) -> tuple[str, int | None]:
     return (SURVIVED, None) if place == -1 else (UNCHANGED, None) if place == -2 else (KILLED, place)
 
 
-def _try(mutant: Mutant, root: Path, chosen: list[tuple[pytest.Item, float]], living: Living) -> int:
+def _try(mutant: Mutant, root: Path, chosen: list[tuple[pytest.Item, float]], living: Living, *, outside: bool) -> int:
     """Place of the first test that fails; -1 when none does, -2 when nothing changed.
 
     A test that takes more CPU seconds than its limit ends the process, which counts as a failure.
     """
     path = root / mutant.file
     try:
-        code, site = mutated(path.read_text(), path, mutant.number)
-        changed = put(living, path, code, outside=bool(site.owner))
+        code = mutated(path.read_text(), path, mutant.number)
+        changed = put(living, path, code, outside=outside)
     except Exception:  # noqa: BLE001  # a module that no longer imports fails every test
         return 0
     if not changed:

@@ -41,13 +41,14 @@ WORDS = frozenset({"fix", "field", "value", "help", "source", "strict", "text", 
 
 
 class Site(NamedTuple):
-    """One mutant. owner: the module-level name it changes, empty inside a function body."""
+    """One mutant. owner: the module-level name it changes, empty inside a function body; inside: the name it is in."""
 
     line: int
     last_line: int
     column: int
     what: str
     owner: str
+    inside: str
     apply: Callable[[], None]
 
 
@@ -64,7 +65,7 @@ class _Walker:
     def site(self, node: ast.AST, what: str, apply: Callable[[], None]) -> Site:
         line = getattr(node, "lineno", 0)
         owner = "" if self.in_function else self.owner
-        return Site(line, getattr(node, "end_lineno", line), getattr(node, "col_offset", 0), what, owner, apply)
+        return Site(line, getattr(node, "end_lineno", line), getattr(node, "col_offset", 0), what, owner, self.owner, apply)
 
     def statements(self, body: list[ast.stmt], parent: ast.AST, field: str) -> Iterator[Site]:
         for index, node in enumerate(body):

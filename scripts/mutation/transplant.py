@@ -15,7 +15,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-from mutation.sites import Site, sites
+from mutation.sites import sites
 
 Key = tuple[str, int]
 
@@ -37,12 +37,11 @@ class Living:
         }
 
 
-def mutated(source: str, path: Path, number: int) -> tuple[CodeType, Site]:
+def mutated(source: str, path: Path, number: int) -> CodeType:
     """The module's code with mutant `number`."""
     tree = ast.parse(source)
-    site = sites(tree)[number]
-    site.apply()
-    return compile(ast.fix_missing_locations(tree), str(path), "exec"), site
+    sites(tree)[number].apply()
+    return compile(ast.fix_missing_locations(tree), str(path), "exec")
 
 
 def put(living: Living, path: Path, code: CodeType, *, outside: bool) -> int:

@@ -1,0 +1,205 @@
+"""The core's small laws: slots of a component, ranks of a layout, labels, and the search for the last that fits."""
+
+from __future__ import annotations
+
+import pytest
+from starting import model_of, started
+
+from kvcalc.core.capacity import Growth, growth, last_that_fits, max_context, max_sessions
+from kvcalc.core.component import (
+    Chunked,
+    Component,
+    Constant,
+    Encoder,
+    Law,
+    Linear,
+    Part,
+    Remainder,
+    Strided,
+    Windowed,
+    period_of,
+    saturates_at,
+)
+from kvcalc.core.exactness import LABELS, SCHEMA_VERSION, weakest
+from kvcalc.core.model import Check, Weights
+from kvcalc.core.plan import CachePlan, Layout, Load, RankPlan
+
+LAWS: list[tuple[Law, list[int], str, int, int]] = [
+    # law, slots at 0, 1, 7, 8, 9 and 100 tokens, its words, where it saturates, its period
+    (Linear(), [0, 1, 7, 8, 9, 100], "linear", 0, 1),
+    (Windowed(8), [0, 1, 7, 8, 8, 8], "window 8", 8, 1),
+    (Windowed(6, 2), [0, 1, 7, 8, 8, 8], "window 6 + 2 sinks", 8, 1),
+    (Windowed(1024, 1000), [0, 1, 7, 8, 9, 100], "window 1,024 + 1,000 sinks", 2024, 1),
+    (Chunked(8), [0, 1, 7, 8, 8, 8], "chunk 8", 8, 1),
+    (Strided(4), [0, 0, 1, 2, 2, 25], "1 slot per 4 tokens", 0, 4),
+    (Remainder(4), [0, 1, 3, 0, 1, 0], "open group of 4 tokens", 0, 4),
+    (Constant(), [1] * 6, "constant", 0, 1),
+    (Constant(3), [3] * 6, "constant", 0, 1),
+    (Encoder(), [0] * 6, "encoder tokens", 0, 1),
+]
+
+
+@pytest.mark.parametrize(("law", "slots", "words", "saturation", "period"), LAWS)
+def test_growth_laws(law: Law, slots: list[int], words: str, saturation: int, period: int) -> None:
+    """Slots at a length, without an encoder when none is said; the rule's words, saturation and period."""
+    assert [law.slots(tokens) for tokens in (0, 1, 7, 8, 9, 100)] == slots
+    assert str(law) == words
+    assert (saturates_at(law), period_of(law)) == (saturation, period)
+
+
+def test_encoder_slots_are_the_encoders_tokens() -> None:
+    """Whatever the decoder's length."""
+    assert [Encoder().slots(tokens, 9) for tokens in (0, 1, 100)] == [9, 9, 9]
+    assert Linear().slots(5, 9) == 5
+
+
+def test_laws_with_equal_numbers_differ() -> None:
+    """A tuple equals any tuple with the same items: the rule's name keeps laws apart."""
+    same = [Chunked(8), Strided(8), Remainder(8), Constant(8)]
+    assert len(set(same)) == len(same)
+    assert len({Linear(), Encoder()}) == 2
+    rules = {law.rule for law, *_ in LAWS}
+    assert rules == {"linear", "windowed", "chunked", "strided", "remainder", "constant", "encoder"}
+
+
+@pytest.mark.parametrize(
+    ("part", "tp", "units", "divides"),
+    [
+        (Part(8, 4, "heads"), 4, [2, 2, 2, 2], True),
+        (Part(8, 4, "heads"), 3, [3, 3, 2], False),
+        (Part(2, 4, "heads"), 4, [1, 1, 1, 1], True),
+        (Part(3, 4, "heads"), 4, [1, 1, 1, 1], False),
+        (Part(8, 4, "channels"), 3, [3, 3, 2], False),
+        (Part(2, 4, "channels"), 4, [1, 1, 0, 0], False),
+        (Part(8, 4, "channels"), 2, [4, 4], True),
+        (Part(5, 4, "replicated"), 2, [5, 5], True),
+    ],
+)
+def test_shares_of_a_part(part: Part, tp: int, units: list[int], divides: bool) -> None:
+    """Heads are copied once ranks outnumber them, channels never, latents are whole everywhere."""
+    assert [part.units_on_rank(rank, tp) for rank in range(tp)] == units
+    assert part.divides(tp) == divides
+
+
+def test_elements_of_a_slot() -> None:
+    """All parts beside each other: 2 x 3 + 4 x 5."""
+    component = Component("x", "conv", Constant(), (Part(2, 3, "heads"), Part(4, 5, "channels")))
+    assert component.elements_per_slot == 26
+
+
+def test_global_ranks() -> None:
+    """TP innermost, then PP, then DP: tp 2, pp 3, dp 2."""
+    layout = Layout(tp=2, pp=3, dp=2)
+    assert layout.ranks == 12
+    found = [layout.rank(dp, pp, tp) for dp in range(2) for pp in range(3) for tp in range(2)]
+    assert found == list(range(12))
+    assert Layout() == (1, 1, 1, 1)
+
+
+def test_a_plan_adds_up() -> None:
+    """All ranks and the host are the total; the fullest rank is what its pool is charged."""
+    one, two = RankPlan((0, 1), [], 100, 30), RankPlan((2,), [], 90)
+    plan = CachePlan([one, two], RankPlan((), [], 7))
+    assert (plan.total_bytes, plan.max_rank_bytes) == (297, 90)
+    assert CachePlan([one, two]).total_bytes == 290
+    assert CachePlan([one]).max_rank_bytes == 70
+    assert CachePlan([two, one]).by_rank() == {0: 100, 1: 100, 2: 90}
+    assert list(CachePlan([two, one]).by_rank()) == [0, 1, 2]
+    assert (one.charged_bytes, two.charged_bytes) == (70, 90)
+
+
+def test_labels_and_defaults() -> None:
+    """The weakest label decides; of nothing it is exact. Files say sessions and rounding only where they differ."""
+    assert LABELS == ("exact", "measured", "upper_bound", "estimate")
+    assert weakest() == "exact"
+    for index, label in enumerate(LABELS):
+        assert weakest(*LABELS[: index + 1]) == label
+    assert SCHEMA_VERSION == 1
+    assert Weights().rounded is False
+    check = Check(context=1, bytes=1, published="x")
+    assert (check.sessions, check.engine) == (1, "ideal")
+
+
+@pytest.mark.parametrize("start", [1, 2, 64, 4096, 10**6])
+@pytest.mark.parametrize("answer", [0, 1, 2, 3, 63, 64, 65, 1000, 4095, 4096, 4097, 70000, 999_999])
+@pytest.mark.parametrize("shape", ["line", "steps", "flat", "late"])
+def test_the_last_that_fits(shape: str, answer: int, start: int) -> None:
+    """For lines, steps of 256, and curves with a long flat stretch or a late rise, from any start."""
+    asked: list[int] = []
+
+    def need(n: int) -> int:
+        asked.append(n)
+        if shape == "line":
+            return 7 * n + 1000
+        if shape == "steps":
+            return (n > answer) * 10**6 + n // 256 * 100
+        if shape == "flat":
+            return 5 if n <= answer else 10**9 + n
+        return n if n <= answer else n**3 + 10**9
+
+    budget = 7 * answer + 1000 if shape == "line" else 10**6 - 1
+    assert last_that_fits(need, budget, 10**6, start=start) == answer
+    assert all(1 <= n <= 10**6 for n in asked)
+    assert len(asked) <= 80  # four evaluations for each of 20 halvings
+    assert asked.count(1) >= 1
+
+
+def test_where_the_most_still_fits() -> None:
+    """None when the largest n fits, the largest n itself when it is the last, and never beyond it."""
+    asked: list[int] = []
+
+    def need(n: int) -> int:
+        asked.append(n)
+        return n
+
+    assert last_that_fits(need, 100, 100) is None
+    assert last_that_fits(need, 99, 100) == 99
+    assert last_that_fits(need, 1, 100) == 1
+    assert last_that_fits(need, 0, 100) == 0
+    assert last_that_fits(need, 5, 1) is None
+    assert max(asked) == 100
+
+
+def test_a_line_is_found_in_few_steps() -> None:
+    """A straight line is solved by interpolation: a handful of evaluations up to 10**12, not forty."""
+    asked: list[int] = []
+
+    def need(n: int) -> int:
+        asked.append(n)
+        return 1000 + 12 * n
+
+    assert last_that_fits(need, 1000 + 12 * 123_456_789_012, 10**12) == 123_456_789_012
+    assert len(asked) <= 8
+    asked.clear()
+    assert last_that_fits(need, 1000 + 12 * 3000, 10**12) == 3000  # below where the search begins
+    assert len(asked) <= 5
+    assert asked[1] == 4096
+
+
+def test_capacities_of_one_model() -> None:
+    """2 layers x (K and V of 2 heads x 4) x 2 bytes = 64 bytes a token."""
+    model = model_of({"kind": "gqa", "heads": 4, "groups": 2, "head_dim": 4})
+    planner = started("ideal", model)
+    assert max_context(planner, 6_400_063) == 100_000
+    assert max_context(planner, 6_400_063, sessions=2) == 50_000
+    assert max_sessions(planner, 6_400_063, context_tokens=1000) == 100
+    assert max_context(started("ideal", model_of({"kind": "none"})), 0) is None
+    assert growth(planner) == Growth(0, 64, 1, 0)
+    with_encoder = started("ideal", model_of({"kind": "cross", "heads": 2, "head_dim": 4}))
+    assert max_context(with_encoder, 640, encoder_tokens=10) is None
+    assert max_context(with_encoder, 639, encoder_tokens=10) == 0
+    assert max_sessions(with_encoder, 6400, context_tokens=5, encoder_tokens=10) == 10
+    assert growth(with_encoder, encoder_tokens=10) == Growth(640, 0, 1, 0)
+
+
+def test_growth_beyond_windows_and_strides() -> None:
+    """A window of 100 of 64 bytes is fixed; one entry of 32 bytes per 3 tokens is 10 2/3, rounded up to 11.
+
+    Ideal counts no open group: the window's 100 x 32 bytes and entries of 16 elements x 2 bytes.
+    """
+    windowed = started("ideal", model_of({"kind": "mqa", "heads": 2, "head_dim": 8, "window": 100}, layers=1))
+    assert growth(windowed) == Growth(3200, 0, 1, 100)
+    hca = {"kind": "hca", "heads": 2, "head_dim": 16, "tokens_per_slot": 3, "window": 100}
+    strided = started("ideal", model_of(hca, layers=1))
+    assert growth(strided) == Growth(3200, 11, 3, 100)
+    assert strided.plan(Load(300)).total_bytes == 3200 + 100 * 32
