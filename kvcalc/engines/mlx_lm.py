@@ -92,7 +92,6 @@ class Launch(NamedTuple):
     start: int
     max_kv_size: int | None
     generated: int
-    prefill: int
 
 
 class Place(NamedTuple):
@@ -114,7 +113,7 @@ def plain_rows(tokens: int) -> int:
     return ceil_div(tokens, STEP) * STEP
 
 
-def rotating_rows(tokens: int, generated: int, limit: int, prefill: int = PREFILL_STEP) -> int:
+def rotating_rows(tokens: int, generated: int, limit: int) -> int:
     """`RotatingKVCache` after a prompt of tokens - generated and `generated` tokens.
 
     The prompt without its last token is concatenated in chunks; then one token at a time, in place: the first of
@@ -124,10 +123,7 @@ def rotating_rows(tokens: int, generated: int, limit: int, prefill: int = PREFIL
     (261, 555, 128)
     """
     first = max(tokens - generated - 1, 0)
-    single = tokens - first
-    if single == 0:
-        last = first % prefill or prefill
-        return min(first - last, limit - 1) + last
+    single = tokens - first  # one at least: the prompt's last token
     return limit if first >= limit else min(first + ceil_div(single, STEP) * STEP, limit)
 
 
@@ -165,7 +161,7 @@ class MlxPlanner:
         if row.growth == "state":
             return 1
         if row.growth == "rotating":
-            return rotating_rows(tokens, min(self.launch.generated, tokens - 1), row.limit, self.launch.prefill)
+            return rotating_rows(tokens, min(self.launch.generated, tokens - 1), row.limit)
         return chunked_rows(tokens, row.limit) if row.growth == "chunked" else plain_rows(tokens)
 
     def _tensors(self, row: Row, tokens: int, sessions: int) -> list[Tensor]:
@@ -213,7 +209,6 @@ class MlxEngine:
         Option("quantized_kv_start", "count", "tokens from which the cache is quantised", QUANTIZED_START),
         Option("max_kv_size", "tokens", "rotating cache for models that make none of their own"),
         Option("max_tokens", "tokens", "generated tokens among the context", 1),
-        Option("prefill_step_size", "count", "tokens of one prefill step", PREFILL_STEP),
     )
 
     def prepare(self, model: Model, setup: Setup) -> MlxPlanner:
@@ -276,7 +271,6 @@ def _launch(model: Model, setup: Setup) -> Launch:
         start=QUANTIZED_START if start is None else start,
         max_kv_size=get("max_kv_size"),
         generated=get("max_tokens") or 1,
-        prefill=get("prefill_step_size") or PREFILL_STEP,
     )
 
 

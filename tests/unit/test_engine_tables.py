@@ -127,8 +127,7 @@ OPTIONS = {
     "exllamav3": "k_bits:count v_bits:count max_batch_size:count=16 max_history:count=0 recurrent_dtype:choice=half",
     "lmdeploy": "block_size:count=64 quant_policy:choice cache_max_entry_count:fraction max_batch_size:count "
     "max_prefill_token_num:count=8192 prefix_cache_state_budget:count=0",
-    "mlx-lm": "kv_bits:count kv_group_size:count=64 quantized_kv_start:count=5000 max_kv_size:tokens "
-    "max_tokens:tokens=1 prefill_step_size:count=2048",
+    "mlx-lm": "kv_bits:count kv_group_size:count=64 quantized_kv_start:count=5000 max_kv_size:tokens max_tokens:tokens=1",
     "tensorrt-llm": "tokens_per_block:count=32 free_gpu_memory_fraction:fraction max_tokens:tokens "
     "use_kv_cache_manager_v2:choice=auto enable_attention_dp:switch=False",
     "vllm": "max_model_len:tokens block_size:count max_num_batched_tokens:tokens max_num_seqs:count "

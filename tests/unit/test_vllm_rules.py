@@ -188,6 +188,8 @@ def test_groups_of_equal_pages_have_about_equally_many_layers() -> None:
     assert grouped([SLIDING] * 5 + [FULL]) == [[0], [1], [2], [3], [4], [5]]
     assert grouped([SLIDING] * 5 + [FULL] * 4) == [[0, 1, 2, 3, 4], [5, 6, 7, 8]]
     assert grouped([SLIDING] * 6 + [FULL] * 4) == [[0, 2, 4], [1, 3, 5], [6, 7, 8, 9]]
+    # Full layers that compute with a window are one set with the others.
+    assert grouped([FULL, replace(FULL, span=8), SLIDING, SLIDING]) == [[0, 1], [2, 3]]
     # Up to 0.11 the smaller set decides unless they are equal; up to 0.17 the ratio is 1.25.
     assert grouped([SLIDING] * 5 + [FULL] * 4, version="0.11") == [[0, 2, 4], [1, 3], [5, 6, 7, 8]]
     assert grouped([SLIDING] * 5 + [FULL] * 4, version="0.17") == [[0, 2, 4], [1, 3], [5, 6, 7, 8]]

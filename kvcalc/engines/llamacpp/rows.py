@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from kvcalc.core.component import Chunked, Component, Encoder, Law, Linear, Remainder, Strided, Windowed
-from kvcalc.core.model import Kind, Model
+from kvcalc.core.component import Chunked, Component, Encoder, Law, Linear, Strided, Windowed, period_of
+from kvcalc.core.model import Kind, Model, Mtp
 from kvcalc.engines.llamacpp.arch import Arch
 from kvcalc.errors import EngineRefusal
 from kvcalc.kinds.latent import LatentAttention
@@ -157,7 +157,7 @@ def caches_of(model: Model, arch: Arch, architecture: str, *, flash: bool, from_
     if widest and arch.memory == "attention":
         rows += _empty_layers(model, blocks, arch, widest)
     if architecture == "deepseek4" and from_file and model.mtp is not None:
-        rows += _mtp_rows(model, arch, architecture)
+        rows += _mtp_rows(model, model.mtp, arch, architecture)
     attending = [block for block in blocks.values() if block.attends]
     return Caches(
         rows=tuple(rows),
@@ -291,10 +291,9 @@ def _state_rows(block: _Block, layers: tuple[int, ...]) -> list[Row]:
             name = parts[0].name
             rows.append(_row(block, layers, name=name, law="constant", cells="states", width=width, role="state"))
     for part in block.pending:
-        if isinstance(part.law, Remainder):
-            stride = part.law.tokens_per_slot * (2 if block.index else 1)
-            row = _row(block, layers, name=part.name, law=str(part.law), cells="pending", width=part.elements_per_slot)
-            rows.append(row._replace(role="state", stride=stride))
+        stride = period_of(part.law) * (2 if block.index else 1)
+        row = _row(block, layers, name=part.name, law=str(part.law), cells="pending", width=part.elements_per_slot)
+        rows.append(row._replace(role="state", stride=stride))
     return rows
 
 
@@ -309,12 +308,10 @@ def _empty_layers(model: Model, blocks: dict[str, _Block], arch: Arch, widest: i
     return [_row(blocks[name], layers, name="value", law="linear", cells="full", width=widest, role="value")]
 
 
-def _mtp_rows(model: Model, arch: Arch, architecture: str) -> list[Row]:
+def _mtp_rows(model: Model, mtp: Mtp, arch: Arch, architecture: str) -> list[Row]:
     """DeepSeek-V4 gives the MTP layers of the file a window cache in the main context too."""
-    if model.mtp is None:
-        return []
-    block = _lower(model.mtp.block, model.blocks[model.mtp.block], arch, architecture)
+    block = _lower(mtp.block, model.blocks[mtp.block], arch, architecture)
     first = len(model.layers)
-    layers = tuple(range(first, first + model.mtp.layers))
+    layers = tuple(range(first, first + mtp.layers))
     rows = _attention_rows(block, layers, sliding=True, arch=arch, widest=0)
     return [row for row in rows if row.cells == "window"]

@@ -185,9 +185,8 @@ def sliding_bytes(geometry: Geometry, settings: Settings) -> tuple[int, int]:
         full = latent_width(geometry, settings) * settings.element_bytes + (index if geometry.indexed_latent else 0)
         return full, geometry_width(geometry.sliding) * settings.element_bytes
     sizes = []
-    for shape in (geometry.full or geometry.sliding, geometry.sliding):
-        if shape is None:
-            continue
+    # Without full layers, which may be so on a stage, only the second price is used.
+    for shape in filter(None, (geometry.full or geometry.sliding, geometry.sliding)):
         width = heads_on_rank(shape.heads, settings) * (shape.key_dim + shape.value_dim)
         sizes.append(width * settings.element_bytes + (width // MXFP8_BLOCK if settings.kv == "mxfp8" else 0))
     return sizes[0], sizes[1]
