@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import Phase, settings
-
 from mutation.sites import Site, sites
 from mutation.tests_map import TestsMap, users
 from mutation.transplant import Living, mutated, put
@@ -97,7 +96,8 @@ class Chooser:
 
     def ordered(self, mutant: Mutant) -> list[str]:
         """Tests that killed neighbours; then of each test function its fastest test (of recorded cells a dozen); then
-        the next of each, and so on."""
+        the next of each, and so on.
+        """
         seconds = self.tests.seconds
         covering = sorted((test for test in self.covering(mutant) if test in seconds), key=lambda t: (seconds[t], t))
         rounds: Counter[str] = Counter()

@@ -65,7 +65,9 @@ class _Walker:
     def site(self, node: ast.AST, what: str, apply: Callable[[], None]) -> Site:
         line = getattr(node, "lineno", 0)
         owner = "" if self.in_function else self.owner
-        return Site(line, getattr(node, "end_lineno", line), getattr(node, "col_offset", 0), what, owner, self.owner, apply)
+        return Site(
+            line, getattr(node, "end_lineno", line), getattr(node, "col_offset", 0), what, owner, self.owner, apply
+        )
 
     def statements(self, body: list[ast.stmt], parent: ast.AST, field: str) -> Iterator[Site]:
         for index, node in enumerate(body):
@@ -158,7 +160,9 @@ class _Walker:
         if _is_test(parent, node) and not isinstance(node, ast.Compare | ast.BoolOp | ast.Constant):
             new_test = node.operand if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not) else None
             yield self.site(
-                node, f"negate {_said(node)}", put(new_test or ast.UnaryOp(ast.Not(), node))  # type: ignore[arg-type]
+                node,
+                f"negate {_said(node)}",
+                put(new_test or ast.UnaryOp(ast.Not(), node)),  # type: ignore[arg-type]
             )
         if isinstance(parent, ast.comprehension) and node in parent.ifs:
             yield self.site(node, f"drop if {_said(node)}", put(ast.Constant(True)))
@@ -244,7 +248,7 @@ def _is_none(node: ast.AST) -> bool:
 def _is_type(node: ast.AST | None) -> bool:
     """`A | B`, Literal[...], Callable[...], ...: a name for a type."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        return _is_type(node.left) or isinstance(node.left, ast.Name) and not node.left.id.isupper()
+        return _is_type(node.left) or (isinstance(node.left, ast.Name) and not node.left.id.isupper())
     return isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name)
 
 

@@ -184,7 +184,11 @@ def _translate(value: Any, owner: _Owner) -> Any:
         return {_translate(key, owner): _translate(item, owner) for key, item in value.items()}
     if isinstance(value, set | frozenset | list):
         return type(value)(_translate(item, owner) for item in value)
-    cls = old_names.get(type(value).__qualname__, type(value)) if type(value).__module__ == again["__name__"] else type(value)
+    cls = (
+        old_names.get(type(value).__qualname__, type(value))
+        if type(value).__module__ == again["__name__"]
+        else type(value)
+    )
     if isinstance(value, tuple):
         items = [_translate(item, owner) for item in value]
         return cls._make(items) if hasattr(cls, "_make") else tuple(items)

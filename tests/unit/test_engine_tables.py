@@ -57,9 +57,9 @@ def test_versions_are_release_lines() -> None:
 
 def test_engines_that_divide_by_layers() -> None:
     """llama.cpp and what runs it: f16 unless asked, q8_0 where fp8 is asked."""
-    assert LAYERWISE == {"llama.cpp", "ollama", "lmstudio"}
-    assert CACHE_TYPE == dict.fromkeys(LAYERWISE, "float16")
-    assert NARROW_TYPE == dict.fromkeys(LAYERWISE, "q8_0")
+    assert {"llama.cpp", "ollama", "lmstudio"} == LAYERWISE
+    assert dict.fromkeys(LAYERWISE, "float16") == CACHE_TYPE
+    assert dict.fromkeys(LAYERWISE, "q8_0") == NARROW_TYPE
 
 
 def test_options_read_their_values() -> None:
@@ -93,7 +93,10 @@ def test_options_read_their_values() -> None:
 def test_pairs_of_the_command_line() -> None:
     """KEY=VALUE, dashes as underscores; no value and unknown keys are refused."""
     engine = get_engine("sglang")[0]
-    assert read_options(engine, ["page-size = 64", "kv_cache_dtype=BF16"]) == {"page_size": 64, "kv_cache_dtype": "bf16"}
+    assert read_options(engine, ["page-size = 64", "kv_cache_dtype=BF16"]) == {
+        "page_size": 64,
+        "kv_cache_dtype": "bf16",
+    }
     for pair in ("page_size", "page_sizes=1"):
         with pytest.raises(UsageError) as refused:
             read_options(engine, [pair])
@@ -127,7 +130,8 @@ OPTIONS = {
     "exllamav3": "k_bits:count v_bits:count max_batch_size:count=16 max_history:count=0 recurrent_dtype:choice=half",
     "lmdeploy": "block_size:count=64 quant_policy:choice cache_max_entry_count:fraction max_batch_size:count "
     "max_prefill_token_num:count=8192 prefix_cache_state_budget:count=0",
-    "mlx-lm": "kv_bits:count kv_group_size:count=64 quantized_kv_start:count=5000 max_kv_size:tokens max_tokens:tokens=1",
+    "mlx-lm": "kv_bits:count kv_group_size:count=64 quantized_kv_start:count=5000 max_kv_size:tokens "
+    "max_tokens:tokens=1",
     "tensorrt-llm": "tokens_per_block:count=32 free_gpu_memory_fraction:fraction max_tokens:tokens "
     "use_kv_cache_manager_v2:choice=auto enable_attention_dp:switch=False",
     "vllm": "max_model_len:tokens block_size:count max_num_batched_tokens:tokens max_num_seqs:count "
@@ -193,7 +197,7 @@ def known_types() -> set[str]:
 
 
 def test_converted_model_types_lead_to_an_architecture() -> None:
-    """Every name on the right is an architecture llama.cpp builds a memory for, or one that is refused with a reason."""
+    """Every name on the right is an architecture llama.cpp builds a memory for, or one refused with a reason."""
     assert not {name for name in _FROM_HF.values() if name not in ARCHS and name not in NOT_COVERED}
 
 

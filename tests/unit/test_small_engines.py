@@ -209,7 +209,10 @@ def test_exllamav3_latents() -> None:
         *side,
     ]
     bare = started("exllamav3", model_of(MLA | {"rope_dim": 0, "indexer": {"head_dim": 128}}, layers=1))
-    assert [(row[0], row[5]) for row in rows(bare, Load(1))] == [("latent", (1, 256, 512)), ("index_key", (1, 256, 128))]
+    assert [(row[0], row[5]) for row in rows(bare, Load(1))] == [
+        ("latent", (1, 256, 512)),
+        ("index_key", (1, 256, 128)),
+    ]
 
 
 def test_exllamav3_states() -> None:
@@ -478,7 +481,9 @@ def test_trt_grains() -> None:
     assert got["allocated_bytes"] == 98 * MIB
     empty = made.report(Load(320), 0)
     assert (empty["max_num_blocks"], empty["max_tokens"], empty["allocated_bytes"], empty["pools"]) == (0, 0, 0, [])
-    sliding = started("tensorrt-llm", model_of(LOCAL, layers=1), use_kv_cache_manager_v2="true").report(Load(9), 4 * MIB)
+    sliding = started("tensorrt-llm", model_of(LOCAL, layers=1), use_kv_cache_manager_v2="true").report(
+        Load(9), 4 * MIB
+    )
     assert sliding["max_num_blocks"] == 128
 
 

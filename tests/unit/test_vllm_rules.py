@@ -147,7 +147,7 @@ def test_bytes_of_one_head(name: str, size: int) -> None:
 
 
 def test_odd_turboquant_slots_are_even() -> None:
-    """3-bit keys of 72 elements: 27 + 2; values 27 + 4: 60 bytes; of 80: 30 + 2 + 30 + 4 = 66; of 72 and 80: 63 -> 64."""
+    """3 bits, K and V of 72: 27 + 2 + 27 + 4 = 60 bytes; of 80: 30 + 2 + 30 + 4 = 66; of 72 and 80: 63, so 64."""
     assert [head_bytes("turboquant_3bit_nc", *dims, 2) for dims in ((72, 72), (80, 80), (72, 80))] == [60, 66, 64]
 
 
@@ -214,7 +214,7 @@ def test_pages_without_a_common_size_are_refused() -> None:
     with pytest.raises(EngineRefusal, match="pages of 480 and 1,600 bytes to one size"):
         grouped([FULL, odd], version="0.23")
     with pytest.raises(EngineRefusal, match="pages of 480 and 1,600 bytes to one size"):
-        grouped([spec("sliding", span=8), spec("mla", 480)] + [spec("chunked", span=8)])
+        grouped([spec("sliding", span=8), spec("mla", 480), spec("chunked", span=8)])
     with pytest.raises(EngineRefusal, match="a padded page cannot be scaled"):
         grouped([FULL, spec("sliding", 800, content=320, span=8)])
     with pytest.raises(EngineRefusal, match="cannot hold blocks of 32 tokens"):
@@ -366,9 +366,7 @@ def test_drafted_layers_are_more_layers() -> None:
 
 def test_several_draft_modules_read_below_the_window() -> None:
     """Two mtp layers drafting 3 tokens keep 2 tokens more of a window: 128 - 1 + 2 + in flight."""
-    model = model_of(
-        {"local": LOCAL, "full": HEADS}, pattern=["local", "full"], mtp={"layers": 2, "block": "full"}
-    )
+    model = model_of({"local": LOCAL, "full": HEADS}, pattern=["local", "full"], mtp={"layers": 2, "block": "full"})
     asked = {"max_num_batched_tokens": 16, "async_scheduling": False}
     windows = [
         report(model, Load(4096), **asked, num_speculative_tokens=drafts)["groups"][0]["blocks_per_request"]
@@ -431,7 +429,9 @@ def test_missing_state_types_are_said() -> None:
 def test_skipped_layers_keep_the_models_type() -> None:
     """Layer 0 in bf16 beside fp8: the fp8 page doubles its block, so that both pages are 16 KiB."""
     got = report(model_of(HEADS), kv_cache_dtype="fp8", kv_cache_dtype_skip_layers="0")
-    assert [sorted(group["pages"]) for group in got["groups"]] == [["FullAttentionSpec:16384", "FullAttentionSpec:8192"]]
+    assert [sorted(group["pages"]) for group in got["groups"]] == [
+        ["FullAttentionSpec:16384", "FullAttentionSpec:8192"]
+    ]
     assert got["block_size"] == 32
     same = report(model_of(HEADS), kv_cache_dtype="bfloat16", kv_cache_dtype_skip_layers="0")
     assert (same["block_size"], same["pool_bytes_per_block"]) == (16, [2 * PAGE])
