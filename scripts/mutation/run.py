@@ -80,7 +80,7 @@ class Chooser:
         return frozenset().union(*(lines.get(line, ()) for line in range(first, last + 1)))
 
     def outside(self, mutant: Mutant) -> bool:
-        """Whether the module has to run again: a table, a field, a default, or a function that only the import calls."""
+        """Whether the module has to run again: a table, a field, a default, a function that only the import calls."""
         lines = self.tests.lines.get(mutant.file, {})
         first, last = self.statement(mutant.file, mutant.site)
         at_import = any(line in lines for line in range(first, last + 1)) and not self.running(mutant)
@@ -202,8 +202,8 @@ def _try(mutant: Mutant, root: Path, chosen: list[tuple[pytest.Item, float]], li
     A test that takes more CPU seconds than its limit ends the process, which counts as a failure.
     """
     path = root / mutant.file
+    code = mutated(path.read_text(), path, mutant.number)
     try:
-        code = mutated(path.read_text(), path, mutant.number)
         changed = put(living, path, code, outside=outside)
     except Exception:  # noqa: BLE001  # a module that no longer imports fails every test
         return 0

@@ -7,6 +7,7 @@ One mutant changes one thing. Left alone, because no answer hangs on them: annot
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -54,7 +55,7 @@ class Site(NamedTuple):
 
 def sites(tree: ast.Module) -> list[Site]:
     """All mutants of a module, always in the same order."""
-    return list(_Walker().statements(tree.body, tree, "body"))
+    return list(_Walker().statements(tree.body))
 
 
 class _Walker:
@@ -69,40 +70,39 @@ class _Walker:
             line, getattr(node, "end_lineno", line), getattr(node, "col_offset", 0), what, owner, self.owner, apply
         )
 
-    def statements(self, body: list[ast.stmt], parent: ast.AST, field: str) -> Iterator[Site]:
+    def statements(self, body: list[ast.stmt]) -> Iterator[Site]:
         for index, node in enumerate(body):
             yield from self.statement(node, body, index)
 
     def statement(self, node: ast.stmt, body: list[ast.stmt], index: int) -> Iterator[Site]:
-        def put(new: ast.stmt) -> Callable[[], None]:
-            return lambda: body.__setitem__(index, ast.copy_location(new, node))
-
+        new, what = self.replaced(node)
+        if new is not None:
+            put = functools.partial(body.__setitem__, index, ast.copy_location(new, node))
+            yield self.site(node, what, put)
         if isinstance(node, ast.FunctionDef):
             yield from self.function(node)
         elif isinstance(node, ast.ClassDef):
             yield from self.klass(node)
-        elif isinstance(node, ast.Raise):
-            yield self.site(node, "raise -> pass", put(ast.Pass()))
-        elif isinstance(node, ast.Import | ast.ImportFrom | ast.Pass):
-            return
-        elif isinstance(node, ast.Expr):
-            if isinstance(node.value, ast.Call):
-                yield self.site(node, "statement -> pass", put(ast.Pass()))
-            if not isinstance(node.value, ast.Constant):
-                yield from self.children(node)
-        elif isinstance(node, ast.Break | ast.Continue):
-            new = ast.Continue() if isinstance(node, ast.Break) else ast.Break()
-            yield self.site(node, f"{_said(node)} -> {_said(new)}", put(new))
-        elif isinstance(node, ast.Return):
-            if node.value is not None and not _is_none(node.value):
-                yield self.site(node, "return -> None", put(ast.Return(ast.Constant(None))))
-            yield from self.children(node)
         elif isinstance(node, ast.If) and _said(node.test) == "TYPE_CHECKING":
-            return
+            yield from self.statements(node.orelse)
         elif isinstance(node, ast.Assign | ast.AnnAssign) and not self.in_function:
             yield from self.constant(node)
-        else:
+        elif not isinstance(node, ast.Raise | ast.Import | ast.ImportFrom) and not _is_text(node):
             yield from self.children(node)
+
+    @staticmethod
+    def replaced(node: ast.stmt) -> tuple[ast.stmt | None, str]:
+        """What stands in place of a whole statement, if anything."""
+        if isinstance(node, ast.Raise):
+            return ast.Pass(), "raise -> pass"
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            return ast.Pass(), "statement -> pass"
+        if isinstance(node, ast.Break | ast.Continue):
+            new = ast.Continue() if isinstance(node, ast.Break) else ast.Break()
+            return new, f"{_said(node)} -> {_said(new)}"
+        if isinstance(node, ast.Return) and node.value is not None and not _is_none(node.value):
+            return ast.Return(ast.Constant(None)), "return -> None"
+        return None, ""
 
     def function(self, node: ast.FunctionDef) -> Iterator[Site]:
         outer, self.owner = self.owner, self.owner or node.name
@@ -110,7 +110,7 @@ class _Walker:
             if default is not None:
                 yield from self.child(node.args, default)
         self.in_function += 1
-        yield from self.statements(node.body, node, "body")
+        yield from self.statements(node.body)
         self.in_function -= 1
         self.owner = outer
 
@@ -118,7 +118,7 @@ class _Walker:
         if any(_said(base) == "Protocol" for base in node.bases):
             return
         outer, self.owner = self.owner, self.owner or node.name
-        yield from self.statements(node.body, node, "body")
+        yield from self.statements(node.body)
         self.owner = outer
 
     def constant(self, node: ast.Assign | ast.AnnAssign) -> Iterator[Site]:
@@ -133,11 +133,10 @@ class _Walker:
 
     def children(self, node: ast.AST) -> Iterator[Site]:
         for field, value in ast.iter_fields(node):
-            if field in ("annotation", "ctx", "targets", "target") and not isinstance(node, ast.comprehension):
-                if isinstance(node, ast.For | ast.AnnAssign) or field != "targets":
-                    continue
+            if field in ("annotation", "ctx", "targets", "target"):
+                continue
             if isinstance(value, list) and value and isinstance(value[0], ast.stmt):
-                yield from self.statements(value, node, field)
+                yield from self.statements(value)
                 continue
             for child in value if isinstance(value, list) else [value]:
                 if isinstance(child, ast.AST):
@@ -181,7 +180,10 @@ class _Walker:
         elif isinstance(node, ast.BoolOp):
             for index, operand in enumerate(node.values):
                 what = f"drop {_said(operand)} of {_said(node)}"
-                yield self.site(operand, what, lambda i=index: node.values.pop(i))  # type: ignore[misc]
+                if len(node.values) == 2:
+                    yield self.site(operand, what, put(node.values[1 - index]))
+                else:
+                    yield self.site(operand, what, functools.partial(node.values.pop, index))
         elif isinstance(node, ast.BinOp | ast.AugAssign) and type(node.op) in ARITHMETIC:
             new_op = ARITHMETIC[type(node.op)]
             what = f"{type(node.op).__name__} -> {new_op.__name__} in {_said(node)}"
@@ -243,6 +245,10 @@ def _is_test(parent: ast.AST, node: ast.AST) -> bool:
 
 def _is_none(node: ast.AST) -> bool:
     return isinstance(node, ast.Constant) and node.value is None
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
 def _is_type(node: ast.AST | None) -> bool:

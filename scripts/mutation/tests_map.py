@@ -9,7 +9,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 from coverage import CoverageData
 
@@ -52,7 +52,7 @@ def _joined(one: TestsMap, two: TestsMap) -> TestsMap:
 def read(root: Path, folder: Path) -> TestsMap:
     """What the last run left: its coverage and its times."""
     failed, seconds = set(), {}
-    for case in ElementTree.parse(folder / "junit.xml").getroot().iter("testcase"):  # noqa: S314  # our own file
+    for case in ET.parse(folder / "junit.xml").getroot().iter("testcase"):  # noqa: S314  # our own file
         name = f"{case.get('file')}::{case.get('name')}"
         seconds[name] = float(case.get("time", 0))
         if any(child.tag in ("failure", "error", "skipped") for child in case):
