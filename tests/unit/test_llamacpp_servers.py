@@ -56,7 +56,7 @@ def test_ollama_words() -> None:
 
 
 def test_ollama_steps() -> None:
-    """With a pool: doublings from 4,096 to the model's own context and the asked one, for 1, 2, 4 and the asked slots."""
+    """With a pool: doublings from 4,096 to the model's context, and the asked one; for 1, 2, 4 and the asked slots."""
     model = model_of(HEADS, architecture="llama", max_context=16384)
     got = report("ollama", Load(5000, 3), model, pool=40_000 * TOKEN)
     steps = got["steps"]
@@ -114,8 +114,9 @@ def test_lm_studio_shares_one_pool_among_four_slots() -> None:
     assert (got["n_seq_max"], got["kv_unified"], got["n_ctx"]) == (4, True, 2048)
     assert got["context_bytes"] == 2048 * TOKEN
     assert (made.exactness, made.settings.n_ubatch, made.settings.version) == ("estimate", 512, "b11549")
-    said: Any = started("lmstudio", LLAMA, eval_batch_size=256, context_length=3000, use_unified_kv_cache=False,
-                        max_parallel_predictions=0, flash_attention=False, offload_kv_cache_to_gpu=False, gpu_layers=2)  # fmt: skip
+    options = {"eval_batch_size": 256, "context_length": 3000, "use_unified_kv_cache": False, "gpu_layers": 2}
+    options |= {"max_parallel_predictions": 0, "flash_attention": False, "offload_kv_cache_to_gpu": False}
+    said: Any = started("lmstudio", LLAMA, **options)  # type: ignore[arg-type]
     assert said.exactness == "exact"
     assert said.settings == Settings(
         version="b11549", n_ctx=3000, n_parallel=1, n_batch=256, n_ubatch=256, kv_unified=False, flash_attn="off",
@@ -231,7 +232,7 @@ def test_llamacpp_places_layers() -> None:
 
 
 def test_vllm_defaults_by_memory() -> None:
-    """8,192 tokens a batch from 70 GiB on (not the A100), 16,384 from 160 GiB on since 0.22, else 2,048; `LLM()` more."""
+    """8,192 tokens a batch from 70 GiB on (not the A100), 16,384 from 160 GiB on since 0.22, else 2,048."""
     assert [read_version(text) for text in ("0.9", "0.11.2", "1", "0.33")] == [(0, 9), (0, 11), (1, 0), (0, 33)]
     cases = [
         ((0, 33), 160 * GIB, False, 16384, 16384), ((0, 33), 160 * GIB - 1, False, 8192, 16384),
