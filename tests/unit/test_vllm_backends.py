@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from kvcalc.engines.vllm.backends import Backend as B
-from kvcalc.engines.vllm.backends import Query, head_backend, largest_kernel_block, latent_backend
+from kvcalc.engines.vllm.backends import Backend, Query, head_backend, largest_kernel_block, latent_backend
 from kvcalc.errors import EngineRefusal
 
 
@@ -68,7 +67,7 @@ def test_backend_of_heads(asked: dict[str, Any], name: str) -> None:
 
 
 def test_kernel_blocks_of_heads() -> None:
-    """FlashAttention takes multiples of 16, fp8 at width 512 on Hopper 64; FlashInfer larger pages with grouped heads."""
+    """FlashAttention: multiples of 16, fp8 at width 512 on Hopper 64; FlashInfer larger ones with grouped heads."""
     assert head_backend(query()).smallest == 16
     assert head_backend(query(dtype="fp8", head_size=512)).sizes == (64,)
     assert head_backend(query(dtype="fp8", model_head_size=512)).sizes == (64,)
@@ -112,16 +111,16 @@ def test_backend_of_latents(asked: dict[str, Any], sparse: bool, name: str) -> N
 
 def test_the_largest_kernel_block_in_a_page() -> None:
     """Of fixed sizes the largest that fits; of multiples the last; the smallest where none fits."""
-    sizes, multiple = B(name="A", dtypes=(), sizes=(16, 32, 64)), B(name="B", dtypes=(), multiple_of=16)
+    sizes, multiple = Backend(name="A", dtypes=(), sizes=(16, 32, 64)), Backend(name="B", dtypes=(), multiple_of=16)
     assert [largest_kernel_block(sizes, 10, page) for page in (639, 640, 320, 159, 10**6)] == [32, 64, 32, 16, 64]
     assert [largest_kernel_block(multiple, 10, page) for page in (639, 640, 159)] == [48, 64, 16]
 
 
 def test_blocks_a_backend_takes() -> None:
     """Any multiple of one of its kernel blocks; 16 is preferred where it does; strides only where sizes are fixed."""
-    sizes, multiple = B(name="A", dtypes=(), sizes=(64, 48)), B(name="B", dtypes=(), multiple_of=16)
+    sizes, multiple = Backend(name="A", dtypes=(), sizes=(64, 48)), Backend(name="B", dtypes=(), multiple_of=16)
     assert [sizes.takes_block(block) for block in (48, 64, 96, 100, 16)] == [True, True, True, False, False]
     assert (sizes.smallest, sizes.preferred_block(), sizes.stride_multiple) == (48, 48, 64)
     assert (multiple.smallest, multiple.preferred_block(), multiple.stride_multiple) == (16, 16, 0)
-    assert B(name="C", dtypes=(), sizes=(64,), align_rows=1).stride_multiple == 0
-    assert B(name="D", dtypes=(), sizes=(64,), multiple_of=16).stride_multiple == 0
+    assert Backend(name="C", dtypes=(), sizes=(64,), align_rows=1).stride_multiple == 0
+    assert Backend(name="D", dtypes=(), sizes=(64,), multiple_of=16).stride_multiple == 0
