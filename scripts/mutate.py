@@ -59,7 +59,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--add", action="store_true", help="map: to the map that is there")
     parser.add_argument("--every", type=int, default=1, help="only every n-th mutant of each file")
     parser.add_argument("--again", action="store_true", help="only those that were not killed last time")
-    parser.add_argument("--tests", type=int, default=120, help="at most so many tests for one mutant")
+    parser.add_argument("--tests", type=int, default=200, help="at most so many tests for one mutant")
     parser.add_argument("--seconds", type=float, default=4.0, help="at most so long (as the tests take unchanged)")
     parser.add_argument("--part", type=int, default=0)
     parser.add_argument("--parts", type=int, default=1)

@@ -24,6 +24,10 @@ from mutation.transplant import Living, mutated, put
 KILLED, SURVIVED, NO_TESTS, TIMEOUT, UNCHANGED = "killed", "survived", "no tests", "timeout", "unchanged"
 
 
+#: Tests of one function in a round: those over recorded cells and written-out cases differ, the others less.
+AT_ONCE = (("tests/unit/test_", 40), ("tests/golden/", 12))
+
+
 class Mutant(NamedTuple):
     """Mutant `number` of a file."""
 
@@ -62,6 +66,10 @@ class Chooser:
             if "killer" in row:
                 self.kills[row["file"]][row["killer"]] += 1
         self.statements: dict[str, list[tuple[int, int]]] = {}
+        self.breadth: Counter[str] = Counter()
+        for found in tests.lines.values():
+            for running in found.values():
+                self.breadth.update(running)
 
     def covering(self, mutant: Mutant) -> frozenset[str]:
         """Tests that run the mutant's lines; where only the import runs them, those that run what the name is for."""
@@ -95,20 +103,18 @@ class Chooser:
         return min(around, key=lambda span: span[1] - span[0], default=(site.line, site.last_line))
 
     def ordered(self, mutant: Mutant) -> list[str]:
-        """Tests that killed neighbours; then of each test function its fastest test (of recorded cells a dozen); then
-        the next of each, and so on.
-        """
-        seconds = self.tests.seconds
-        covering = sorted((test for test in self.covering(mutant) if test in seconds), key=lambda t: (seconds[t], t))
+        """Tests that killed neighbours; then those that run fewest lines, so many of each test function at once."""
+        seconds, lines = self.tests.seconds, self.breadth
+        covering = sorted((test for test in self.covering(mutant) if test in seconds), key=lambda t: (lines[t], t))
         rounds: Counter[str] = Counter()
         turn = {}
         for test in covering:
             function = test.partition("[")[0]
-            turn[test] = rounds[function] // (12 if test.startswith("tests/golden/") else 2)
+            turn[test] = rounds[function] // next((n for place, n in AT_ONCE if test.startswith(place)), 2)
             rounds[function] += 1
         known = set(covering)
         first = [test for test, _ in self.kills[mutant.file].most_common(20) if test in known]
-        rest = sorted(covering, key=lambda test: (turn[test], seconds[test], test))
+        rest = sorted(covering, key=lambda test: (turn[test], lines[test], test))
         return [*first, *(test for test in rest if test not in first)]
 
     def within(self, mutant: Mutant, limits: Limits) -> list[str]:
