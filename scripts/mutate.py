@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(Path(__file__).parent), str(ROOT), str(ROOT / "tests")]
 
-from mutation import run, tests_map  # noqa: E402  # the paths above come first
+from mutation import cold, run, tests_map  # noqa: E402  # the paths above come first
 
 FOLDER = ROOT / ".mutation"
 PACKAGES = ["kvcalc/core", "kvcalc/kinds", "kvcalc/engines", "kvcalc/importers"]
@@ -36,7 +37,7 @@ def main() -> int:
     chosen = asked.packages or PACKAGES[:3]
     mutants = run.mutants_of(ROOT, files(chosen), asked.every)
     done = {row["mutant"]: row["status"] for row in run.rows(out)}
-    if asked.again:
+    if asked.again or asked.command == "cold":
         wanted = {name for name, status in done.items() if status not in (run.KILLED, run.TIMEOUT)}
         mutants = [mutant for mutant in mutants if mutant.name in wanted]
     else:
@@ -45,6 +46,8 @@ def main() -> int:
     mutants.sort(key=lambda mutant: mutant.number % 8)
     mutants = mutants[asked.part :: asked.parts]
     chooser = run.Chooser(ROOT, tests_map.load(FOLDER), files(["kvcalc"]), run.rows(out))
+    if asked.command == "cold":
+        return cold_again(mutants, chooser, out)
     run.profile()
     import pytest
 
@@ -52,9 +55,21 @@ def main() -> int:
     return int(pytest.main([*run.options(), *asked.rest], plugins=[loop]))
 
 
+def cold_again(mutants: list[run.Mutant], chooser: run.Chooser, out: Path) -> int:
+    """Survivors outside functions, in a fresh interpreter each."""
+    with out.open("a", encoding="utf-8") as results:
+        for mutant in filter(chooser.outside, mutants):
+            tests = chooser.ordered(mutant)
+            status = run.KILLED if tests and cold.killed(mutant.file, mutant.number, tests) else run.SURVIVED
+            row = {"mutant": mutant.name, "file": mutant.file, "number": mutant.number, "status": status, "cold": True}
+            results.write(json.dumps(row) + "\n")
+            results.flush()
+    return 0
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("command", choices=("map", "run", "report"))
+    parser.add_argument("command", choices=("map", "run", "cold", "report"))
     parser.add_argument("packages", nargs="*", help="folders or files; default core, kinds, engines")
     parser.add_argument("--add", action="store_true", help="map: to the map that is there")
     parser.add_argument("--every", type=int, default=1, help="only every n-th mutant of each file")

@@ -55,7 +55,7 @@ class Price(Record):
 
 def _micro(amount: str) -> int:
     whole, _, part = amount.partition(".")
-    return int(whole) * 10**6 + int(part.ljust(6, "0") or 0)
+    return int(whole) * 10**6 + int(part.ljust(6, "0"))
 
 
 class Gpu(Record):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from starting import model_of, started
 
@@ -174,6 +177,68 @@ def test_a_line_is_found_in_few_steps() -> None:
     assert last_that_fits(need, 1000 + 12 * 3000, 10**12) == 3000  # below where the search begins
     assert len(asked) <= 5
     assert asked[1] == 4096
+
+
+def evaluated(need: Callable[[int], int], budget: int, most: int, **start: int) -> list[int]:
+    """What the search asks for, in order."""
+    asked: list[int] = []
+
+    def noted(n: int) -> int:
+        asked.append(n)
+        return need(n)
+
+    last_that_fits(noted, budget, most, **start)
+    return asked
+
+
+def test_the_steps_of_the_search() -> None:
+    """1, where it begins, past where the mean rate ends, the interpolated answer, its neighbour.
+
+    1000 + 12 n: at 4096 the mean rate is 12, so 40,000 ends near (1000 + 480,000) // 12 + 1 = 40,084.
+    """
+
+    def line(n: int) -> int:
+        return 1000 + 12 * n
+
+    assert evaluated(line, line(40_000), 10**9) == [1, 4096, 40_084, 40_000, 40_001]
+    assert evaluated(line, line(3000), 10**9) == [1, 4096, 3000, 3001]
+    assert evaluated(line, line(3000) + 11, 10**9) == [1, 4096, 3000, 3001]
+    assert evaluated(line, line(4096), 10**9) == [1, 4096, 8192, 4096 + 1]  # at least double; the next does not fit
+    assert evaluated(line, line(40_000), 20_000) == [1, 4096, 20_000]
+    assert evaluated(line, line(50), 10**9, start=64) == [1, 64, 50, 51]
+    assert evaluated(line, line(50), 10**9, start=1) == [1, 2, 4, 8, 16, 32, 64, 50, 51]
+    assert evaluated(line, line(0), 10) == [1]
+    assert evaluated(lambda n: 5, 5, 10_000) == [1, 4096, 8192, 10_000]  # flat: doubles to the end
+
+
+def test_sessions_are_searched_from_64() -> None:
+    """The first guess for sessions; contexts begin at 4096."""
+    model = model_of({"kind": "gqa", "heads": 4, "groups": 2, "head_dim": 4})
+    planner = started("ideal", model)
+    loads: list[Load] = []
+
+    class Noting:
+        """The planner, with its loads noted."""
+
+        def plan(self, load: Load) -> CachePlan:
+            loads.append(load)
+            return planner.plan(load)
+
+    noting: Any = Noting()
+    max_sessions(noting, 64_000, context_tokens=10)
+    max_context(noting, 64_000)
+    assert [load.sessions for load in loads[:2]] == [1, 64]
+    assert loads[0] == Load(10, 1, 0)
+    after = [load for load in loads if load.context_tokens != 10]
+    assert after[0] in (Load(1, 1, 0), Load(4096, 1, 0))
+    loads.clear()
+    growth(noting_growth(noting, planner))
+    assert {load.encoder_tokens for load in loads} == {0}
+
+
+def noting_growth(noting: Any, planner: Any) -> Any:
+    noting.period_tokens, noting.saturation_tokens = planner.period_tokens, planner.saturation_tokens
+    return noting
 
 
 def test_capacities_of_one_model() -> None:

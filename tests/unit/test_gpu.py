@@ -108,6 +108,9 @@ def test_nothing_shipped_is_recalled() -> None:
      ({"unified_memory": "no"}, "unified_memory"), ({"bandwidth_source": None}, "bandwidth_source"),
      ({"prices": [{"usd_per_hour": 2.95, "kind": "a", "source": "b", "date": "c"}]}, "usd_per_hour"),
      ({"prices": [{"usd_per_hour": "3-2", "kind": "a", "source": "b", "date": "c"}]}, "usd_per_hour"),
+     ({"aliases": ["H 100"]}, "aliases"), ({"bandwidth_bytes_per_s": 0}, "bandwidth_bytes_per_s"),
+     ({"nvlink": "yes"}, "nvlink"), ({"nvlink": 1}, "nvlink"), ({"prices": "2.95"}, "prices"), ({"notes": [" "]}, "notes"),
+     ({"marketed_gb": 2**50 // 10**9 + 1}, "marketed_gb"), ({"total_bytes": 2**50 + 1}, "total_bytes"),
      ({"prices": [{"usd_per_hour": "2.95"}]}, "kind"), ({"prices": ["2.95"]}, "prices"), ({"source": ""}, "source")],
 )  # fmt: skip
 def test_bad_entries_are_refused(change: dict[str, Any], field: str) -> None:
@@ -143,3 +146,15 @@ def test_a_gpu_is_frozen() -> None:
     with pytest.raises(AttributeError):
         GPUS["h100-80gb"].total_bytes = 1  # type: ignore[misc]
     assert isinstance(GPUS["h100-80gb"], Gpu)
+
+
+def test_the_ends_of_the_ranges() -> None:
+    """One byte and a pebibyte; runtime bytes up to the total; the label of an entry without a proper name is gpu."""
+    least = gpu_from_document(H100 | {"total_bytes": 1, "marketed_gb": 1, "runtime_bytes": 1, "nvlink": None})
+    assert least.total_bytes == least.runtime_bytes == 1
+    most = gpu_from_document(H100 | {"total_bytes": 2**50, "marketed_gb": 1_125_899, "runtime_bytes": 2**50})
+    assert (most.total_bytes, most.marketed_gb) == (2**50, 1_125_899)
+    for name, label in ((5, "gpu"), ("h100", "h100")):
+        with pytest.raises(ModelFileError) as caught:
+            gpu_from_document(H100 | {"name": name, "vram": 1})
+        assert caught.value.field == f"{label}.vram"

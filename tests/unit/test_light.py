@@ -26,6 +26,18 @@ class Twin(Record):
     head_dim: int
 
 
+class Metres(Record):
+    """One field."""
+
+    amount: int
+
+
+class Feet(Record):
+    """The same field."""
+
+    amount: int
+
+
 class Pair(NamedTuple):
     """Two numbers."""
 
@@ -47,6 +59,8 @@ def test_values_are_compared_and_hashed_by_class_and_fields() -> None:
     assert Twin(**GQA) != one
     assert one != GQA
     assert len({one, same, Twin(**GQA)}) == 2
+    assert Metres(amount=1) == Metres(amount=1) != Feet(amount=1)
+    assert hash(Metres(amount=1)) != hash(Feet(amount=1))
 
 
 @pytest.mark.parametrize(
