@@ -196,6 +196,19 @@ def known_types() -> set[str]:
     return {entry.partition(":")[0] for entry in _TABLE.split()} | set(counted())
 
 
+#: model_types that only their own repositories, or converters of llama.cpp, spell so.
+REPOSITORIES = """
+vllama3 ultravox grok1 kimi_vl youtu_llm olmo_2 granite_moe_swa grove_moe MiniMaxText01 MiniMaxM1 step3_5 kimi_k3
+bailing_moe_v3 pangu_embedded PanguEmbedded RefinedWebModel7B sarashina2_vision kormo dots_ocr command_r rwkv7 rwkv6
+plamo2 plamo3 spark2_5
+"""
+
+
+def test_converted_model_types_are_written_so_somewhere() -> None:
+    """Every name on the left is a model_type of a class table, of the counted architectures or of a repository."""
+    assert not [name for name in _FROM_HF if name not in known_types() | set(REPOSITORIES.split())]
+
+
 def test_converted_model_types_lead_to_an_architecture() -> None:
     """Every name on the right is an architecture llama.cpp builds a memory for, or one refused with a reason."""
     assert not {name for name in _FROM_HF.values() if name not in ARCHS and name not in NOT_COVERED}
@@ -309,3 +322,67 @@ def test_llamacpp_needs_a_context() -> None:
         started("llama.cpp", model, n_ctx=0).plan(Load(100))
     own = started("llama.cpp", model_of(HEADS, architecture="llama", max_context=1000), n_ctx=0)
     assert own.report(Load(100))["n_ctx"] == 1024
+
+
+def runs(engine: str, architecture: str, **more: Any) -> bool:
+    try:
+        started(engine, model_of(HEADS, architecture=architecture, **more)).plan(Load(1))
+    except EngineRefusal:
+        return False
+    return True
+
+
+def test_modules_of_mlx() -> None:
+    """model_types that MLX-LM runs under another module's name. Source: mlx_lm/utils.py MODEL_REMAPPING."""
+    for name in ("mistral", "falcon_mamba", "kimi_k2", "minimax_m2", "iquestcoder", "xverse", "phi-msft",
+                 "qwen2_5_vl_text", "gemma4_unified_text", "qwen3_text"):  # fmt: skip
+        assert runs("mlx-lm", name), name
+    assert not runs("mlx-lm", "falcon")
+    assert runs("mlx-lm", "unknown")
+    # Mistral runs as llama, which makes its own caches; Gemma 4's windows rotate.
+    own = started("mlx-lm", model_of(HEADS, architecture="mistral"), max_kv_size=10)
+    assert any("max_kv_size is ignored" in text for text in own.warnings)
+    rotating = started("mlx-lm", model_of(HEADS | {"window": 100}, architecture="gemma4_unified_text"))
+    assert {tensor.law for tensor in rotating.plan(Load(1000)).ranks[0].tensors} == {"rotating"}
+
+
+@pytest.mark.parametrize(("name", "last"), [
+    ("Phi3SmallForCausalLM", "0.9.2"), ("Phi4FlashForCausalLM", "0.10.2"), ("MotifForCausalLM", "0.10.2"),
+    ("MllamaForConditionalGeneration", "0.10.2"), ("Phi4MultimodalForCausalLM", "0.12.0"),
+    ("JAISLMHeadModel", "0.22.0"), ("BambaForCausalLM", "0.23.0"), ("MiniMaxForCausalLM", "0.23.0"),
+    ("MiniMaxText01ForCausalLM", "0.23.0"), ("MiniMaxM1ForCausalLM", "0.23.0"), ("QWenLMHeadModel", "0.23.0"),
+    ("InternLMForCausalLM", "0.23.0"), ("XverseForCausalLM", "0.23.0"), ("Dots1ForCausalLM", "0.23.0"),
+    ("BaiChuanForCausalLM", "0.23.0"), ("BaichuanForCausalLM", "0.23.0"), ("AquilaForCausalLM", "0.24.0"),
+    ("Grok1ForCausalLM", "0.24.0"), ("Grok1ModelForCausalLM", "0.24.0"), ("TeleChatForCausalLM", "0.25.0"),
+    ("PersimmonForCausalLM", "0.25.0"), ("FuyuForCausalLM", "0.25.0"), ("Plamo2ForCausalLM", "0.26.0"),
+    ("OuroForCausalLM", "0.26.0"), ("ArcticForCausalLM", "0.28.0"),
+])  # fmt: skip
+def test_what_vllm_dropped(name: str, last: str) -> None:
+    """Each architecture with its last release. Source: registry.py `_PREVIOUSLY_SUPPORTED_MODELS` (0.33.0)."""
+    with pytest.raises(EngineRefusal, match=f"dropped {name} after {last}$"):
+        started("vllm", model_of(HEADS, facts={"architectures": f"Other,{name}"}))
+
+
+def test_vllm_release_lines() -> None:
+    """Every line from 0.9 to 0.33, newest first."""
+    lines = get_engine("vllm")[0].versions
+    assert lines == tuple(f"0.{minor}" for minor in range(33, 8, -1))
+
+
+def test_vllm_rules_by_release() -> None:
+    """What changed at which release. Source: the release's v1/core/kv_cache_utils.py and config."""
+    from kvcalc.engines.vllm.versions import RULES
+
+    def since(name: str, value: object) -> str:
+        return [line for line in RULES if getattr(RULES[line], name) == value][-1]
+
+    assert since("gdn_checkpoint", value=True) == "0.33"
+    assert since("mamba2_checkpoint", value=True) == "0.32"
+    assert since("null_block_reserved", value=True) == "0.29"
+    assert since("in_flight_batches", value=True) == since("hybrid_caching", value=True) == "0.26"
+    assert since("pads_attention", value=True) == "0.24"
+    assert since("tokens_by_blocks", value=False) == since("gpu_memory_utilization", 0.92) == "0.20"
+    assert since("group_ratio", 1.5) == "0.18"
+    assert since("check_by_layers", value=False) == "0.14"
+    assert since("group_ratio", 1.25) == "0.12"
+    assert (RULES["0.9"].group_ratio, RULES["0.9"].check_by_layers, RULES["0.9"].tokens_by_blocks) == (1.0, True, True)

@@ -109,7 +109,8 @@ def test_nothing_shipped_is_recalled() -> None:
      ({"prices": [{"usd_per_hour": 2.95, "kind": "a", "source": "b", "date": "c"}]}, "usd_per_hour"),
      ({"prices": [{"usd_per_hour": "3-2", "kind": "a", "source": "b", "date": "c"}]}, "usd_per_hour"),
      ({"aliases": ["H 100"]}, "aliases"), ({"bandwidth_bytes_per_s": 0}, "bandwidth_bytes_per_s"),
-     ({"nvlink": "yes"}, "nvlink"), ({"nvlink": 1}, "nvlink"), ({"prices": "2.95"}, "prices"), ({"notes": [" "]}, "notes"),
+     ({"nvlink": "yes"}, "nvlink"), ({"nvlink": 1}, "nvlink"), ({"prices": "2.95"}, "prices"),
+     ({"notes": [" "]}, "notes"),
      ({"marketed_gb": 2**50 // 10**9 + 1}, "marketed_gb"), ({"total_bytes": 2**50 + 1}, "total_bytes"),
      ({"prices": [{"usd_per_hour": "2.95"}]}, "kind"), ({"prices": ["2.95"]}, "prices"), ({"source": ""}, "source")],
 )  # fmt: skip
