@@ -85,7 +85,10 @@ def arguments() -> argparse.Namespace:
 
 def report(out: Path) -> int:
     """Scores per package, then every survivor."""
-    last = {row["mutant"]: row for row in run.rows(out)}
+    found = {row["mutant"]: row for row in run.rows(out)}
+    files = sorted({row["file"] for row in found.values()})
+    there = {mutant.name for mutant in run.mutants_of(ROOT, files)}
+    last = {name: row for name, row in found.items() if name in there}
     score: dict[str, Counter[str]] = defaultdict(Counter)
     for row in last.values():
         score["/".join(row["file"].split("/")[:2])][row["status"].split(":")[0]] += 1

@@ -37,11 +37,10 @@ def last_that_fits(need: Callable[[int], int], budget: int, most: int, *, start:
         high = min(max(2 * high, budget // grown + 1), most)
     halve = False
     while high - low > 1:
-        if halve or high_bytes == low_bytes:
+        if halve:
             middle = (low + high) // 2
-        else:
-            middle = low + (budget - low_bytes) * (high - low) // (high_bytes - low_bytes)
-            middle = min(max(middle, low + 1), high - 1)
+        else:  # low_bytes <= budget < high_bytes: never below low, never as far as high
+            middle = max(low + (budget - low_bytes) * (high - low) // (high_bytes - low_bytes), low + 1)
         size, before = need(middle), high - low
         if size <= budget:
             low, low_bytes = middle, size

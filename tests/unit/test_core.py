@@ -211,6 +211,25 @@ def test_the_steps_of_the_search() -> None:
     assert evaluated(lambda n: 5, 5, 10_000) == [1, 4096, 8192, 10_000]  # flat: doubles to the end
 
 
+def test_the_steps_of_a_search_that_halves() -> None:
+    """Where a guess moved one end by less than half, the next one halves.
+
+    n up to 10, a million more beyond; budget 1000. From (1, 64) the line points to 1, so 2 is tried and its neighbour
+    3; 61 of 63 are left: 33. 30 of 61 are left: by the line again, 4 and 5; 28 of 30: 19; and so on.
+    """
+
+    def late(n: int) -> int:
+        return n if n <= 10 else 10**6 + n
+
+    assert evaluated(late, 1000, 10**6, start=64) == [1, 64, 2, 3, 33, 4, 5, 19, 6, 7, 13, 8, 9, 11, 10]
+
+
+def test_flat_stretches() -> None:
+    """A neighbour that takes exactly the budget still fits; a rate below one byte counts as one."""
+    assert last_that_fits(lambda n: n // 2, 25, 10**6) == 51
+    assert evaluated(lambda n: n // 10_000, 20_000, 10**9)[:3] == [1, 4096, 20_001]
+
+
 def test_sessions_are_searched_from_64() -> None:
     """The first guess for sessions; contexts begin at 4096."""
     model = model_of({"kind": "gqa", "heads": 4, "groups": 2, "head_dim": 4})
@@ -255,6 +274,11 @@ def test_capacities_of_one_model() -> None:
     assert max_context(with_encoder, 639, encoder_tokens=10) == 0
     assert max_sessions(with_encoder, 6400, context_tokens=5, encoder_tokens=10) == 10
     assert growth(with_encoder, encoder_tokens=10) == Growth(640, 0, 1, 0)
+    # No encoder tokens unless some are given: nothing is stored, so nothing fits a pool below zero.
+    assert growth(with_encoder) == Growth(0, 0, 1, 0)
+    assert max_context(with_encoder, 0) is None
+    assert max_sessions(with_encoder, 0, context_tokens=5) is None
+    assert max_context(with_encoder, -1) == max_sessions(with_encoder, -1, context_tokens=5) == 0
 
 
 def test_growth_beyond_windows_and_strides() -> None:
