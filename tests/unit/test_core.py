@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starting import model_of, started
 
-from kvcalc.core.capacity import Growth, growth, last_that_fits, max_context, max_sessions
+from kvcalc.core.capacity import Growth, growth, last_that_fits, max_context, max_sessions, nothing
 from kvcalc.core.component import (
     Chunked,
     Component,
@@ -279,6 +279,26 @@ def test_capacities_of_one_model() -> None:
     assert max_context(with_encoder, 0) is None
     assert max_sessions(with_encoder, 0, context_tokens=5) is None
     assert max_context(with_encoder, -1) == max_sessions(with_encoder, -1, context_tokens=5) == 0
+
+
+def test_what_else_the_pool_holds() -> None:
+    """Buffers beside the cache count with it; a fixed pool ends the search; refusals are shorter or fewer."""
+    model = model_of({"kind": "gqa", "heads": 4, "groups": 2, "head_dim": 4})
+    planner = started("ideal", model)
+    assert nothing(Load(1)) == 0
+
+    def beside(load: Load) -> int:
+        return 1000 + 36 * load.context_tokens * load.sessions
+
+    assert max_context(planner, 1_001_000, beside=beside) == 10_000  # 64 + 36 bytes a token
+    assert max_sessions(planner, 1_001_000, context_tokens=10, beside=beside) == 1000
+    fixed = started(
+        "vllm", model_of({"kind": "gqa", "heads": 4, "groups": 2, "head_dim": 8}), num_gpu_blocks_override=11
+    )
+    assert max_context(fixed, 2**40) == 160
+    assert max_sessions(fixed, 2**40, context_tokens=32) == 5
+    few = started("llama.cpp", model_of({"kind": "mha", "heads": 2, "head_dim": 32}, architecture="llama"))
+    assert max_sessions(few, 2**50, context_tokens=256) == 256  # LLAMA_MAX_SEQ
 
 
 def test_growth_beyond_windows_and_strides() -> None:

@@ -11,7 +11,7 @@ from starting import model_of, started
 
 from kvcalc.core.component import Component, Strided, whole_part
 from kvcalc.core.model import Kind, Weights
-from kvcalc.core.plan import Layout, Load
+from kvcalc.core.plan import Layout, Load, beyond
 from kvcalc.engines.sglang.launch import default_mem_fraction_static, kv_budget_bytes, prefill_graphs, tier
 from kvcalc.errors import EngineRefusal
 
@@ -185,3 +185,53 @@ def test_vllm_has_no_rule_for_unknown_growth() -> None:
     with pytest.raises(EngineRefusal, match="no rule for entries"):
         started("vllm", model)
     assert model.mha_bytes_per_token(2, 2) is None
+
+
+@pytest.mark.parametrize(
+    ("engine", "options", "load", "words"),
+    [
+        ("tensorrt-llm", {"max_tokens": 100}, Load(96), None),
+        ("tensorrt-llm", {"max_tokens": 100}, Load(97), "max_tokens gives 96 tokens, 128 are needed"),
+        ("tensorrt-llm", {"max_tokens": 100}, Load(32, 4), "max_tokens gives 96 tokens, 128 are needed"),
+        ("tensorrt-llm", {"max_tokens": 100, "use_kv_cache_manager_v2": "true"}, Load(97), None),
+        ("tensorrt-llm", {}, Load(10**6), None),
+        ("llama.cpp", {"n_ctx": 1000}, Load(512, 2), None),
+        ("llama.cpp", {"n_ctx": 1000}, Load(513, 2), "n_ctx gives 512 cells, 513 are needed"),
+        ("llama.cpp", {"n_ctx": 1000, "kv_unified": True}, Load(512, 2), None),
+        ("llama.cpp", {"n_ctx": 1000, "kv_unified": True}, Load(513, 2), "n_ctx gives 1,024 cells, 1,026 are needed"),
+        ("llama.cpp", {}, Load(10**6), None),
+        ("sglang", {"max_total_tokens": 64, "page_size": 16}, Load(32, 2), None),
+        ("sglang", {"max_total_tokens": 64, "page_size": 16}, Load(33, 2), "max_total_tokens is 64, 96 are needed"),
+        ("sglang", {}, Load(10**6), None),
+        ("vllm", {"num_gpu_blocks_override": 5}, Load(32, 2), None),
+        ("vllm", {"num_gpu_blocks_override": 5}, Load(33, 2), "num_gpu_blocks_override leaves 4 blocks, 6 are needed"),
+        ("vllm", {}, Load(10**6), None),
+    ],
+)
+def test_options_that_fix_the_pool(engine: str, options: dict[str, Any], load: Load, words: str | None) -> None:
+    """In whole blocks, pages or cells; what a load needs and what there is."""
+    model = model_of(HEADS, architecture="llama" if engine == "llama.cpp" else None)
+    assert beyond(started(engine, model, **options), load) == words
+
+
+@pytest.mark.parametrize("engine", ["tensorrt-llm", "llama.cpp", "sglang", "vllm"])
+def test_fixed_pools_are_of_each_replica(engine: str) -> None:
+    """3 sessions on 2 replicas are 2 on the fuller one."""
+    options = {"tensorrt-llm": {"max_tokens": 64}, "llama.cpp": {"n_ctx": 512, "kv_unified": True},
+               "sglang": {"max_total_tokens": 64}, "vllm": {"num_gpu_blocks_override": 5}}[engine]  # fmt: skip
+    model = model_of(HEADS, architecture="llama" if engine == "llama.cpp" else None)
+    made = started(engine, model, layout=Layout(dp=2), **options)
+    tokens = 256 if engine == "llama.cpp" else 32
+    assert beyond(made, Load(tokens, 3)) is None
+    assert beyond(made, Load(tokens, 5)) is not None
+
+
+def test_trt_fraction_is_charged() -> None:
+    """Free memory of whose fraction the cache is a part: 0.9 of it, rounded up to the byte that is enough."""
+    model = model_of(HEADS, layers=1)
+    made: Any = started("tensorrt-llm", model, free_gpu_memory_fraction=0.9)
+    for tokens in (32, 3200, 32_000):
+        size = tokens * 2 * 128 * 2
+        charged = made.plan(Load(tokens)).max_rank_bytes
+        assert int(charged * 0.9) >= size > int((charged - 1) * 0.9)
+        assert made.report(Load(tokens), charged)["max_tokens"] >= tokens

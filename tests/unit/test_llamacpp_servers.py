@@ -247,4 +247,4 @@ def test_vllm_defaults_by_memory() -> None:
     assert default_sequences((0, 7), 70 * GIB, a100=False) == 256
     assert default_sequences((0, 33), 70 * GIB - 1, a100=False) == 256
     assert default_sequences((0, 33), 80 * GIB, a100=True) == 256
-    assert (is_a100(80), is_a100(86)) == (True, False)
+    assert (is_a100("sm80"), is_a100("sm86"), is_a100(None)) == (True, False, False)
