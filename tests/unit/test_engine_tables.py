@@ -64,7 +64,7 @@ def test_engines_that_divide_by_layers() -> None:
 
 def test_options_read_their_values() -> None:
     """Each way of reading: counts from 0, sizes, fractions, switches in six spellings, choices, plain text."""
-    read = {
+    read: dict[str, list[tuple[str, Any]]] = {
         "tokens": [("128k", 131072)],
         "count": [("0", 0), ("7", 7)],
         "bytes": [("2GiB", 2**31)],

@@ -15,7 +15,7 @@ from kvcalc.kinds import kind_class
 from kvcalc.kinds._check import MAX_DIM, MAX_WINDOW, need_divides, need_int, need_optional_int
 from kvcalc.kinds.indexer import Indexer
 
-Stored = list[tuple[str, str, str, list[tuple[int, int, str]]]]
+Stored = list[tuple[str, str, str | int, list[tuple[int, int, str]]]]
 
 #: tag, fields, arrays (name, role, law, parts), (K, V) widths as MHA.
 ROWS: list[tuple[str, dict[str, Any], Stored, tuple[int, int] | None]] = [
@@ -205,7 +205,8 @@ ROWS: list[tuple[str, dict[str, Any], Stored, tuple[int, int] | None]] = [
 
 def build(tag: str, fields: dict[str, Any]) -> Any:
     made = {name: Indexer(**value) if name == "indexer" else value for name, value in fields.items()}
-    return kind_class(tag)(kind=tag, **made)
+    cls: Any = kind_class(tag)
+    return cls(kind=tag, **made)
 
 
 @pytest.mark.parametrize(("tag", "fields", "stored", "widths"), ROWS)

@@ -116,7 +116,7 @@ def test_lm_studio_shares_one_pool_among_four_slots() -> None:
     assert (made.exactness, made.settings.n_ubatch, made.settings.version) == ("estimate", 512, "b11549")
     options = {"eval_batch_size": 256, "context_length": 3000, "use_unified_kv_cache": False, "gpu_layers": 2}
     options |= {"max_parallel_predictions": 0, "flash_attention": False, "offload_kv_cache_to_gpu": False}
-    said: Any = started("lmstudio", LLAMA, **options)  # type: ignore[arg-type]
+    said: Any = started("lmstudio", LLAMA, **options)
     assert said.exactness == "exact"
     assert said.settings == Settings(
         version="b11549", n_ctx=3000, n_parallel=1, n_batch=256, n_ubatch=256, kv_unified=False, flash_attn="off",
@@ -157,7 +157,7 @@ def test_llamacpp_slots_that_do_not_work() -> None:
         (Load(1000, 3), {"n_batch": 2, "n_ubatch": 2}, "3 slots need a batch of at least 3 tokens"),
     ):
         with pytest.raises(EngineRefusal, match=words.replace("(", r"\(")):
-            report("llama.cpp", load, **options)  # type: ignore[arg-type]
+            report("llama.cpp", load, **options)
     assert report("llama.cpp", Load(1000, 256))["n_seq_max"] == 256
     assert report("llama.cpp", Load(1000, 3), n_batch=3, n_ubatch=3)["n_batch"] == 3
 

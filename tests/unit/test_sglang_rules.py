@@ -487,5 +487,6 @@ def test_v4_requests_and_budget_settle_however_slowly() -> None:
 
 def test_rules_are_frozen() -> None:
     """A rule is shared by all loads; nothing may change it."""
-    for cls in (TwoPools, V4Pools, Settings):
-        assert cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    rules: tuple[Any, ...] = (TwoPools, V4Pools, Settings)
+    for cls in rules:
+        assert cls.__dataclass_params__.frozen

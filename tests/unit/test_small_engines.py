@@ -326,7 +326,7 @@ def test_lmdeploy_halves_the_prefill_until_16_blocks_fit() -> None:
         assert got["max_prefill_token_num"] == prefill
         logits = (prefill + 256) * 2000
         assert got["num_gpu_blocks"] == int(((8192 + 256) * 2000 + left - logits) * 0.5) // block
-        assert got["allocated_bytes"] == got["num_gpu_blocks"] * block  # type: ignore[operator]
+        assert got["allocated_bytes"] == got["num_gpu_blocks"] * block
     charged = made.plan(Load(64 * 40)).max_rank_bytes
     assert made.report(Load(1), charged)["num_gpu_blocks"] == 40
     few = started("lmdeploy", model, cache_max_entry_count=0.5, max_batch_size=2, max_prefill_token_num=64)
@@ -453,7 +453,7 @@ def test_trt_blocks_and_windows() -> None:
 def test_trt_limits_of_the_pool() -> None:
     """max_tokens in whole blocks; the fraction of the pool; never below zero."""
     block = 32 * 2 * 4 * 64 * 2
-    made = {
+    made: dict[str, tuple[dict[str, Any], int, int]] = {
         "plain": ({}, 10 * block, 10),
         "limited": ({"max_tokens": 100}, 10 * block, 3),
         "limit above": ({"max_tokens": 1000}, 10 * block, 10),

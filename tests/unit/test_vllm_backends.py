@@ -14,7 +14,7 @@ from kvcalc.errors import EngineRefusal
 
 
 def query(**more: Any) -> Query:
-    given = {"capability": 90, "dtype": "auto", "head_size": 128, "value_size": 128, "block_tokens": None,
+    given: dict[str, Any] = {"capability": 90, "dtype": "auto", "head_size": 128, "value_size": 128, "block_tokens": None,
              "heads": 32, "groups": 8} | more  # fmt: skip
     return Query(**given)
 

@@ -411,9 +411,9 @@ def test_missing_state_types_are_said() -> None:
     """Qwen3.5 configs state mamba_ssm_dtype; a file that does not gets a warning, unless a type is asked for."""
     delta = {"kind": "gated_deltanet", "key_heads": 2, "value_heads": 4, "key_dim": 64, "value_dim": 64,
              "conv_kernel": 4}  # fmt: skip
-    hybrid = {"pattern": ["delta", "full"], "architecture": "qwen3_5_text"}
+    hybrid: dict[str, Any] = {"pattern": ["delta", "full"], "architecture": "qwen3_5_text"}
     blocks = {"delta": delta, "full": HEADS}
-    warned = {
+    warned: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
         "plain": ({}, {}, True),
         "fact": ({"facts": {"mamba_ssm_dtype": "float32"}}, {}, False),
         "file": ({"state_dtype": "float32"}, {}, False),
