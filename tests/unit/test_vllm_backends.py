@@ -14,9 +14,9 @@ from kvcalc.errors import EngineRefusal
 
 
 def query(**more: Any) -> Query:
-    given: dict[str, Any] = {"capability": 90, "dtype": "auto", "head_size": 128, "value_size": 128, "block_tokens": None,
-             "heads": 32, "groups": 8} | more  # fmt: skip
-    return Query(**given)
+    given: dict[str, Any] = {"capability": 90, "dtype": "auto", "head_size": 128, "value_size": 128}
+    given |= {"block_tokens": None, "heads": 32, "groups": 8}
+    return Query(**(given | more))
 
 
 HEAD: list[tuple[dict[str, Any], str]] = [
