@@ -22,9 +22,9 @@ def layer_bytes(layer: dict[str, Any]) -> int:
 
 def shrunken(config: dict[str, Any], layers: int) -> dict[str, Any]:
     """The config of the shrunken model: some kept the published list of layer types beside fewer layers."""
-    cut: dict[str, Any] = {
-        key: shrunken(value, layers) if key == "text_config" else value for key, value in config.items()
-    }
+    cut = dict(config)
+    if "text_config" in cut:
+        cut["text_config"] = shrunken(cut["text_config"], layers)
     return cut | {"layer_types": cut["layer_types"][:layers]} if "layer_types" in cut else cut
 
 
