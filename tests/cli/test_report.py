@@ -140,7 +140,7 @@ def test_who_is_refused_is_named(call: Call, tmp_path: Path) -> None:
     [
         (["--output", "r.pdf"], "cannot be written as 'r.pdf'"),
         (["--output", "no/folder/r.md"], "cannot write no/folder/r.md"),
-        (["--workload", "nowhere.yaml", "--output", "r.md"], "cannot read nowhere.yaml"),
+        (["--workload", "nowhere.yaml", "--output", "r.md"], "nowhere.yaml does not exist"),
     ],
 )
 def test_errors_write_nothing(
