@@ -19,10 +19,11 @@ _BINDING = {
 
 def fit_page(answer: Answer) -> Page:
     """The ledger, what it holds, and whether the asked load is among it."""
-    verdict = _verdict(answer)
-    for item in answer["requirements"]:
-        verdict += "; " + _requirement(item)
-    good = answer["fits"] and all(item["met"] for item in answer["requirements"])
+    required = "; ".join(map(_requirement, answer["requirements"]))
+    met = all(item["met"] for item in answer["requirements"])
+    verdict, good = _verdict(answer), answer["fits"] and met
+    if required:  # what decides the exit code stands first
+        verdict = f"{verdict}; {required}" if met else f"NOT ENOUGH: {required}; the asked load: {verdict}"
     if "measured" in answer:
         verdict, good = f"{verdict}\n{verdict_of(answer['measured'])}", good and answer["measured"]["equal"]
     sheets = (ledger(answer, load(answer["inputs"])), _holds(answer), *measured(answer), *report_sheets(answer))
