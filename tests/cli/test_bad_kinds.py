@@ -152,6 +152,10 @@ class BadGroup(NamedTuple):
     value: object
     says: str
 
+    @property
+    def id(self) -> str:
+        return f"{self.group}-{self.field}-{'missing' if self.value is MISSING else self.value}"
+
 
 def _wrong_values(item: Field[Any]) -> Iterator[tuple[object, str]]:
     name, kind = item.name, str(item.type)
@@ -177,7 +181,7 @@ def _group_faults() -> Iterator[BadGroup]:
         yield BadGroup(group, "qqqq", 1, "unknown key 'qqqq'")
 
 
-@pytest.mark.parametrize("bad", list(_group_faults()), ids=str)
+@pytest.mark.parametrize("bad", list(_group_faults()), ids=lambda bad: bad.id)
 def test_field_of_a_group(call: Call, tmp_path: Path, bad: BadGroup) -> None:
     """source, weights, mtp and checks: each field of the wrong type or out of range is refused with its path."""
     sound = next(doc for name, _, doc in GROUPS if name == bad.group)

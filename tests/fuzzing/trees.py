@@ -96,7 +96,8 @@ def _drop(place: Place, chance: Chance, words: list[str], other: Any) -> None:
 def _rename(place: Place, chance: Chance, words: list[str], other: Any) -> None:
     if isinstance(place[0], dict):
         value = place[0].pop(place[1])
-        spelt = (place[1] + "s", place[1].upper(), place[1][:-1], place[1] + " ", chance.choice(words or KEYS))
+        name = str(place[1])  # a graft may have brought a key that is no text
+        spelt = (name + "s", name.upper(), name[:-1], name + " ", chance.choice(words or KEYS))
         place[0][chance.choice(spelt)] = value
     else:
         place[0].insert(chance.randrange(len(place[0]) + 1), copy.deepcopy(place[0][place[1]]))
