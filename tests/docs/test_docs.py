@@ -55,6 +55,7 @@ def test_readme_commands_are_those_ci_runs() -> None:
     assert "-e . -r requirements-dev.txt" in second
     assert "pip install -q torch==2.13.0".replace("pip ", 'pip" ') in ci
     assert "-e . -r requirements-dev.txt" in ci
+    assert second.rpartition("&& ")[2].removeprefix(".venv/bin/python ") in ci
 
 
 def test_readme_stays_readable() -> None:
