@@ -162,6 +162,32 @@ def test_cache_types_by_architecture() -> None:
     assert (refused.value.field, refused.value.value) == ("kv_cache_dtype", "bfloat16")
 
 
+def test_qwen3_5_files_may_leave_out_a_type() -> None:
+    """A note where neither the facts, nor the file, nor the user say the type of states; others have a rule."""
+    assert len(archs.unstated(plain("qwen3_5_text"), None)) == 1
+    for model in (plain("qwen3_5", facts={"mamba_ssm_dtype": "float32"}), plain("qwen3_5", state_dtype="float32"),
+                  plain("qwen3_next"), plain()):  # fmt: skip
+        assert archs.unstated(model, None) == ()
+    assert archs.unstated(plain("qwen3_5"), "float32") == ()
+
+
+#: Last release -> architectures. Source: model_executor/models/registry.py `_PREVIOUSLY_SUPPORTED_MODELS`.
+DROPPED = {
+    "0.9.2": "Phi3Small", "0.10.2": "Phi4Flash Motif", "0.12.0": "", "0.22.0": "",
+    "0.23.0": "Bamba MiniMax MiniMaxText01 MiniMaxM1 InternLM Xverse Dots1 BaiChuan Baichuan",
+    "0.24.0": "Aquila Grok1 Grok1Model", "0.25.0": "TeleChat Persimmon Fuyu", "0.26.0": "Plamo2 Ouro",
+    "0.28.0": "Arctic",
+}  # fmt: skip
+
+
+def test_dropped_architectures() -> None:
+    """Every class of _DROPPED with its last release: those named after their model, and four named otherwise."""
+    expected = {f"{name}ForCausalLM": last for last, names in DROPPED.items() for name in names.split()}
+    expected |= {"MllamaForConditionalGeneration": "0.10.2", "Phi4MultimodalForCausalLM": "0.12.0"}
+    expected |= {"JAISLMHeadModel": "0.22.0", "QWenLMHeadModel": "0.23.0"}
+    assert expected == archs._DROPPED
+
+
 def test_zamba2_builds_attention_first() -> None:
     """Its shared attention blocks come before the state layers: the first group is the attention's."""
     mamba = {"kind": "mamba2", "heads": 8, "head_dim": 64, "state_dim": 128, "groups": 2, "conv_kernel": 4}
