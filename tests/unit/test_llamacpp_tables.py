@@ -276,6 +276,9 @@ def test_layers_on_gpus_and_host() -> None:
     assert layers({}, 2) == ([{0, 1, 2}, {3}], set())
     assert layers({"n_gpu_layers": 3}, 2) == ([{2, 3}, set()], {0, 1})
     assert layers({"n_gpu_layers": 4}, 2) == ([{1, 2}, {3}], {0})
+    copies = started("llama.cpp", model, layout=Layout(pp=2, dp=3)).plan(Load(256, 4))
+    one = 256 * 512  # the first server has two slots; each has three layers on its first GPU, one on its second
+    assert copies.by_rank() == {0: 6 * one, 1: 2 * one, 2: 3 * one, 3: one, 4: 3 * one, 5: one}
     assert layers({}, 5) == ([{0}, {1}, {2}, {3}, set()], set())
 
 

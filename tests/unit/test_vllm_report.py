@@ -131,6 +131,24 @@ def test_report_of_a_pool_too_small_for_one_token() -> None:
     assert not (POOL_FIELDS | {"refusal"}) & set(report(mixed(), Load(100)))
 
 
+def test_report_of_no_pool_and_of_the_last_block() -> None:
+    """Nothing is no session, not a negative one; 428 pages are four sessions of 107 but for the null block."""
+    got = report(mixed(), Load(1000), 0, max_num_batched_tokens=100)
+    assert (got["num_gpu_blocks"], got["sessions_at_context"], got["steady_sessions"]) == (0, 0, 0)
+    assert [(change["sessions"], change["more_sessions"]) for change in got["changes"]] == [(0, 0), (0, 0)]
+    for pages, sessions in ((428, 7), (428.5, 8)):  # 855 and 856 half pages of 107 beside the null block
+        got = report(mixed(), Load(1000), int(pages * PAGE), max_num_batched_tokens=100)
+        assert got["changes"][0]["sessions"] == sessions, pages
+
+
+def test_report_of_uneven_stages() -> None:
+    """Three full layers on two stages: blocks of two pages and of one; 60 pages are 30 and 60 blocks, 30 for both."""
+    model = model_of(HEADS, layers=3)
+    got = report(model, Load(1000), 60 * PAGE, layout=Layout(pp=2))
+    assert (got["pool_bytes_per_block"], got["num_gpu_blocks"]) == ([2 * PAGE, PAGE], 30)
+    assert (got["auto_max_model_len"], got["allocated_bytes"]) == (29 * 16, [60 * PAGE, 30 * PAGE])
+
+
 def test_report_with_the_blocks_of_the_override() -> None:
     """500 blocks whatever the pool; at 1,000 tokens windows are shorter than what is in flight: 64 + 64 + 63 blocks."""
     asked: dict[str, Any] = {"max_num_batched_tokens": 4096, "num_gpu_blocks_override": 500, "max_model_len": 2000}

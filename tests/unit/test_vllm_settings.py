@@ -14,8 +14,9 @@ from starting import model_of, started
 from kvcalc.core.model import Model
 from kvcalc.core.plan import Layout
 from kvcalc.engines.base import CacheDtypes, Setup
+from kvcalc.engines.vllm.cachedtypes import CACHE_DTYPES
 from kvcalc.engines.vllm.defaults import default_batch, default_sequences, is_a100, read_version
-from kvcalc.engines.vllm.settings import read_settings
+from kvcalc.engines.vllm.settings import OPTIONS, read_settings
 from kvcalc.engines.vllm.versions import RULES
 from kvcalc.errors import EngineRefusal, UsageError
 
@@ -36,6 +37,40 @@ def setup(version: str = "0.33", gpu: str | None = "sm90", gpu_bytes: int | None
 
 def read(made: Setup, *, states: bool = False, attention: bool = True, crosses: bool = False) -> Any:
     return read_settings(model_of(HEADS), made, has_states=states, has_attention=attention, crosses=crosses)
+
+
+#: name, how it is read, default (words of its choices behind a colon). Source: engine/arg_utils.py.
+READ = """
+    max_model_len tokens, block_size count, max_num_batched_tokens tokens, max_num_seqs count,
+    enable_prefix_caching switch, async_scheduling switch True, disable_hybrid_kv_cache_manager switch False,
+    kv_cache_dtype choice, kv_cache_dtype_skip_layers text, mamba_cache_dtype choice, mamba_ssm_cache_dtype choice,
+    num_speculative_tokens count 0, speculative_method choice mtp, flashinfer switch True,
+    gpu_memory_utilization fraction, enforce_eager switch False, enable_expert_parallel switch False,
+    language_model_only switch False, use_flashinfer_sampler switch, num_gpu_blocks_override count
+"""
+
+
+def test_every_option() -> None:
+    """OPTIONS in their order: name, how it is read, default where there is one; and the words of the choices."""
+    read_so = [
+        " ".join([option.name, option.parse, *([] if option.default is None else [str(option.default)])])
+        for option in OPTIONS
+    ]
+    assert read_so == [" ".join(row.split()) for row in READ.split(",")]
+    choices = {option.name: option.choices for option in OPTIONS if option.choices}
+    states = ("auto", "float32", "float16", "bfloat16")
+    assert choices == {
+        "kv_cache_dtype": CACHE_DTYPES, "mamba_cache_dtype": states, "mamba_ssm_cache_dtype": states,
+        "speculative_method": ("mtp", "ngram"),
+    }  # fmt: skip
+
+
+def test_drafts_of_the_models_own_layers() -> None:
+    """From one token on, and not with ngram."""
+    for options, layers in (({}, False), ({"num_speculative_tokens": 1}, True), ({"num_speculative_tokens": 0}, False),
+                            ({"num_speculative_tokens": 1, "speculative_method": "ngram"}, False)):  # fmt: skip
+        made = read(Setup("0.33", setup().dtypes, options=options))
+        assert (made.draft_layers, made.draft_tokens) == (layers, options.get("num_speculative_tokens", 0))
 
 
 def test_settings_of_a_plain_start() -> None:
@@ -90,33 +125,34 @@ def test_settings_of_a_full_start() -> None:
     assert made.limits == (200, 100, 1, True)
 
 
-@pytest.mark.parametrize(
-    ("version", "stages", "overlapped", "tokens"),
-    [("0.33", 1, True, 2), ("0.33", 1, False, 1), ("0.33", 4, True, 5), ("0.33", 4, False, 4), ("0.26", 2, True, 3),
-     ("0.25", 1, True, 1), ("0.25", 4, True, 1)],
-)  # fmt: skip
-def test_batches_in_flight(version: str, stages: int, overlapped: bool, tokens: int) -> None:
+BATCHES_IN_FLIGHT: list[tuple[str, int, bool, int]] = [
+     ("0.33", 1, True, 2), ("0.33", 1, False, 1), ("0.33", 4, True, 5), ("0.33", 4, False, 4), ("0.26", 2, True, 3),
+     ("0.25", 1, True, 1), ("0.25", 4, True, 1)]  # fmt: skip
+
+
+def test_batches_in_flight() -> None:
     """One per stage and one more where scheduling overlaps; before 0.26 one."""
-    options: dict[str, Any] = {"max_num_batched_tokens": 1000, "async_scheduling": overlapped}
-    made = read(setup(version, **options)._replace(layout=Layout(pp=stages)))
-    assert made.in_flight_tokens == tokens * 1000
+    for version, stages, overlapped, tokens in BATCHES_IN_FLIGHT:
+        options: dict[str, Any] = {"max_num_batched_tokens": 1000, "async_scheduling": overlapped}
+        made = read(setup(version, **options)._replace(layout=Layout(pp=stages)))
+        assert made.in_flight_tokens == tokens * 1000
 
 
-@pytest.mark.parametrize(
-    ("gpu", "gpu_bytes", "version", "tokens"),
-    [
+DEFAULT_BATCHES: list[tuple[str | None, int | None, str, int]] = [
         ("sm80", None, "0.33", 2048), ("sm89", None, "0.33", 2048), ("sm90", None, "0.33", 8192),
         ("sm100", None, "0.33", 16384), ("sm103", None, "0.33", 16384), ("sm120", None, "0.33", 2048),
         (None, None, "0.33", 8192), ("sm90", 69 * GIB, "0.33", 2048), ("sm90", 70 * GIB - 1, "0.33", 2048),
         ("sm90", 70 * GIB, "0.33", 8192), ("sm80", 79 * GIB, "0.33", 2048), ("sm100", 160 * GIB - 1, "0.33", 8192),
         ("sm100", 160 * GIB, "0.33", 16384), ("sm100", 160 * GIB, "0.22", 16384), ("sm100", 160 * GIB, "0.21", 8192),
-    ],
-)  # fmt: skip
-def test_default_batches(gpu: str | None, gpu_bytes: int | None, version: str, tokens: int) -> None:
+    ]  # fmt: skip
+
+
+def test_default_batches() -> None:
     """By the memory where it is known (70 and 160 GiB), else by the architecture's usual card."""
-    made = read(setup(version, gpu, gpu_bytes))
-    assert made.batch_tokens == tokens
-    assert f"max_num_batched_tokens {tokens:,}: what vllm serve sets on this GPU" in made.assumptions
+    for gpu, gpu_bytes, version, tokens in DEFAULT_BATCHES:
+        made = read(setup(version, gpu, gpu_bytes))
+        assert made.batch_tokens == tokens
+        assert f"max_num_batched_tokens {tokens:,}: what vllm serve sets on this GPU" in made.assumptions
 
 
 def test_defaults_of_serve_and_of_the_class() -> None:
@@ -138,36 +174,38 @@ def test_defaults_of_serve_and_of_the_class() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("version", "states", "attention", "crosses", "caches"),
-    [
+DEFAULT_PREFIX_CACHING: list[tuple[str, bool, bool, bool, bool]] = [
         ("0.33", False, True, False, True), ("0.33", True, True, False, True), ("0.33", True, False, False, False),
         ("0.33", False, False, False, False), ("0.33", False, True, True, False), ("0.26", True, True, False, True),
         ("0.25", True, True, False, False), ("0.25", False, True, False, True), ("0.25", False, True, True, False),
-    ],
-)  # fmt: skip
-def test_default_prefix_caching(version: str, states: bool, attention: bool, crosses: bool, caches: bool) -> None:
+    ]  # fmt: skip
+
+
+def test_default_prefix_caching() -> None:
     """On with attention and without an encoder; beside states since 0.26. What is asked for decides."""
-    made = read(setup(version), states=states, attention=attention, crosses=crosses)
-    assert made.prefix_caching is caches
-    for asked in (True, False):
-        said = setup(version, enable_prefix_caching=asked)
-        assert read(said, states=states, attention=attention, crosses=crosses).prefix_caching is asked
+    for version, states, attention, crosses, caches in DEFAULT_PREFIX_CACHING:
+        made = read(setup(version), states=states, attention=attention, crosses=crosses)
+        assert made.prefix_caching is caches
+        for asked in (True, False):
+            said = setup(version, enable_prefix_caching=asked)
+            assert read(said, states=states, attention=attention, crosses=crosses).prefix_caching is asked
 
 
-@pytest.mark.parametrize(
-    ("gpu", "capability"),
-    [("sm80", 80), ("sm_90", 90), ("SM100a", 100), ("sm120f", 120), ("sm129", 129), ("sm130", None), ("sm79", None),
-     ("sm9", None), ("sm1000", None), ("90", None), ("sm90aa", None), ("gfx942", None), ("sm\u0669\u0660", None)],
-)  # fmt: skip
-def test_architectures_of_gpus(gpu: str, capability: int | None) -> None:
+ARCHITECTURES_OF_GPUS: list[tuple[str, int | None]] = [
+     ("sm80", 80), ("sm_90", 90), ("SM100a", 100), ("sm120f", 120), ("sm129", 129), ("sm130", None), ("sm79", None),
+     ("sm9", None), ("sm1000", None), ("90", None),
+     ("sm90aa", None), ("gfx942", None), ("sm\u0669\u0660", None)]  # fmt: skip
+
+
+def test_architectures_of_gpus() -> None:
     """smNN or smNNN with at most one letter, from 8.0 up to 12.x."""
-    if capability is not None:
-        assert read(setup(gpu=gpu)).capability == capability
-        return
-    with pytest.raises(EngineRefusal, match="compute capability 8") as refused:
-        read(setup(gpu=gpu))
-    assert (refused.value.field, refused.value.value) == ("gpu", gpu)
+    for gpu, capability in ARCHITECTURES_OF_GPUS:
+        if capability is not None:
+            assert read(setup(gpu=gpu)).capability == capability
+            continue
+        with pytest.raises(EngineRefusal, match="compute capability 8") as refused:
+            read(setup(gpu=gpu))
+        assert (refused.value.field, refused.value.value) == ("gpu", gpu)
 
 
 def test_older_releases_and_wide_checkpoints_are_said() -> None:
@@ -182,40 +220,45 @@ def test_older_releases_and_wide_checkpoints_are_said() -> None:
         assert said == (dtype == "float32")
 
 
-@pytest.mark.parametrize(
-    ("layers", "dtype", "skipped"),
-    [(1, "turboquant_k8v4", ""), (2, "turboquant_k8v4", "0 1"), (3, "turboquant_3bit_nc", "0 2"),
-     (4, "turboquant_4bit_nc", "0 1 2 3"), (6, "turboquant_k3v4_nc", "0 1 4 5"), (6, "fp8", "")],
-)  # fmt: skip
-def test_turboquant_keeps_the_edges(layers: int, dtype: str, skipped: str) -> None:
+TURBOQUANT_KEEPS_THE_EDGES: list[tuple[int, str, str]] = [
+     (1, "turboquant_k8v4", ""), (2, "turboquant_k8v4", "0 1"), (3, "turboquant_3bit_nc", "0 2"),
+     (4, "turboquant_4bit_nc", "0 1 2 3"), (6, "turboquant_k3v4_nc", "0 1 4 5"), (6, "fp8", "")]  # fmt: skip
+
+
+def test_turboquant_keeps_the_edges() -> None:
     """The first and last two layers, at most half of them each; beside states none."""
-    model = model_of(HEADS, layers=layers)
-    asked = setup(kv_cache_dtype=dtype)
-    made = read_settings(model, asked, has_states=False, has_attention=True, crosses=False)
-    assert made.skip_layers == frozenset(skipped.split())
-    hybrid = read_settings(model, asked, has_states=True, has_attention=True, crosses=False)
-    assert hybrid.skip_layers == frozenset()
+    for layers, dtype, skipped in TURBOQUANT_KEEPS_THE_EDGES:
+        model = model_of(HEADS, layers=layers)
+        asked = setup(kv_cache_dtype=dtype)
+        made = read_settings(model, asked, has_states=False, has_attention=True, crosses=False)
+        assert made.skip_layers == frozenset(skipped.split())
+        hybrid = read_settings(model, asked, has_states=True, has_attention=True, crosses=False)
+        assert hybrid.skip_layers == frozenset()
 
 
-@pytest.mark.parametrize("bad", ["2", "x", "-1", "1.0", "sliding", "0,7"])
-def test_skipped_layers_that_are_none(bad: str) -> None:
+SKIPPED_LAYERS_THAT_ARE_NONE: list[str] = ["2", "x", "-1", "1.0", "sliding", "0,7"]  # fmt: skip
+
+
+def test_skipped_layers_that_are_none() -> None:
     """Numbers below the layers' count, or sliding_window; the word that is neither is quoted."""
-    with pytest.raises(UsageError, match=f"has '{bad.rpartition(',')[2]}'") as refused:
-        read(setup(kv_cache_dtype_skip_layers=bad))
-    assert refused.value.field == "kv_cache_dtype_skip_layers"
-    made = read(setup(kv_cache_dtype_skip_layers="1 , 0,sliding_window,"))
-    assert made.skip_layers == {"0", "1", "sliding_window"}
+    for bad in SKIPPED_LAYERS_THAT_ARE_NONE:
+        with pytest.raises(UsageError, match=f"has '{bad.rpartition(',')[2]}'") as refused:
+            read(setup(kv_cache_dtype_skip_layers=bad))
+        assert refused.value.field == "kv_cache_dtype_skip_layers"
+        made = read(setup(kv_cache_dtype_skip_layers="1 , 0,sliding_window,"))
+        assert made.skip_layers == {"0", "1", "sliding_window"}
 
 
-@pytest.mark.parametrize(
-    ("flag", "state", "asked"),
-    [(None, None, None), ("auto", None, None), (None, "bfloat16", "bfloat16"), ("auto", "float16", "float16"),
-     ("float32", "bfloat16", "float32"), ("float16", None, "float16"), (None, "float32", "float32")],
-)  # fmt: skip
-def test_asked_types_of_states(flag: str | None, state: str | None, asked: str | None) -> None:
+ASKED_TYPES_OF_STATES: list[tuple[str | None, str | None, str | None]] = [
+     (None, None, None), ("auto", None, None), (None, "bfloat16", "bfloat16"), ("auto", "float16", "float16"),
+     ("float32", "bfloat16", "float32"), ("float16", None, "float16"), (None, "float32", "float32")]  # fmt: skip
+
+
+def test_asked_types_of_states() -> None:
     """vLLM's flag first, then kvcalc's --state-dtype where it was given, else the model's rule (None)."""
-    options: dict[str, Any] = {} if flag is None else {"mamba_ssm_cache_dtype": flag}
-    made = setup(**options)
-    if state is not None:
-        made = made._replace(dtypes=made.dtypes._replace(state=state), asked=frozenset({"state"}))
-    assert read(made, states=True).asked_ssm_dtype == asked
+    for flag, state, asked in ASKED_TYPES_OF_STATES:
+        options: dict[str, Any] = {} if flag is None else {"mamba_ssm_cache_dtype": flag}
+        made = setup(**options)
+        if state is not None:
+            made = made._replace(dtypes=made.dtypes._replace(state=state), asked=frozenset({"state"}))
+        assert read(made, states=True).asked_ssm_dtype == asked
