@@ -12,7 +12,9 @@ from starting import model_of, started
 
 from kvcalc.core.model import Model
 from kvcalc.core.plan import Layout, Load
+from kvcalc.engines.llamacpp import lmstudio, ollama
 from kvcalc.engines.llamacpp.arch import NOT_COVERED
+from kvcalc.engines.llamacpp.settings import OPTIONS
 from kvcalc.errors import EngineRefusal, UsageError
 
 HEADS = {"kind": "gqa", "heads": 8, "groups": 2, "head_dim": 64}
@@ -25,22 +27,68 @@ def llama(attention: dict[str, Any] | None = None, **more: Any) -> Model:
     return made
 
 
+REASONS = {
+    "graniteswitch": "its router adds a layer of its own",
+    "hrm_text": "its looped stacks are not described by block_count alone",
+    "gemma4-assistant": "a draft head that lives inside another model's context",
+    "eagle3": "a draft head that lives inside another model's context",
+    "dflash": "a draft head that lives inside another model's context",
+    "plm": "its graph could not be run to check it",
+    "clip": "an image projector, not a language model",
+}
+
+
+def test_names_that_are_not_described() -> None:
+    """NOT_COVERED: seven names, each with its reason."""
+    assert REASONS == NOT_COVERED
+
+
 def test_architectures_that_are_not_described() -> None:
-    """Seven names of NOT_COVERED, each with its reason; a name that nobody knows is a build's lack."""
-    reasons = {
-        "graniteswitch": "its router adds a layer of its own",
-        "hrm_text": "its looped stacks are not described by block_count alone",
-        "gemma4-assistant": "a draft head that lives inside another model's context",
-        "eagle3": "a draft head that lives inside another model's context",
-        "dflash": "a draft head that lives inside another model's context",
-        "plm": "its graph could not be run to check it",
-        "clip": "an image projector, not a language model",
-    }
-    assert reasons == NOT_COVERED
-    for name, reason in (*reasons.items(), ("new", "llama.cpp b11549 does not know it")):
+    """The refusal gives the reason; a name that nobody knows is a build's lack."""
+    for name, reason in (*REASONS.items(), ("new", "llama.cpp b11549 does not know it")):
         with pytest.raises(EngineRefusal, match=f"not described: {reason}$") as refused:
             started("llama.cpp", llama(facts={"gguf_architecture": name}))
         assert (refused.value.field, refused.value.value) == ("architecture", name)
+
+
+#: name, how it is read, default where there is one. Source: common/arg.cpp; Ollama's and LM Studio's documentation.
+LLAMA_CPP = """
+    n_ctx tokens, n_parallel count, n_batch count 2048, n_ubatch count 512, kv_unified switch False,
+    swa_full switch False, flash_attn choice auto, offload_kqv switch True, n_rs_seq count 0, n_gpu_layers count
+"""
+OLLAMA = "num_parallel count, num_batch count, num_gpu count, flash_attention switch"
+LM_STUDIO = """
+    context_length tokens, max_parallel_predictions count 4, use_unified_kv_cache switch True,
+    eval_batch_size count 512, flash_attention switch, offload_kv_cache_to_gpu switch True, gpu_layers count
+"""
+
+
+def test_options_of_llama_cpp_and_its_presets() -> None:
+    """In their order; flash_attn has three words."""
+    for options, words in ((OPTIONS, LLAMA_CPP), (ollama.OPTIONS, OLLAMA), (lmstudio.OPTIONS, LM_STUDIO)):
+        rows = [
+            " ".join([each.name, each.parse, *([] if each.default is None else [str(each.default)])])
+            for each in options
+        ]
+        assert rows == [" ".join(row.split()) for row in words.split(",")]
+    assert [(each.name, each.choices) for each in OPTIONS if each.choices] == [("flash_attn", ("auto", "on", "off"))]
+
+
+def test_one_slot_always_runs() -> None:
+    """T5 and uneven batches stop with several caches only: not with one slot, nor with a pool for all."""
+    for architecture in ("t5", "minimax_m1"):
+        model = model_of(HEADS, architecture=architecture)
+        assert started("llama.cpp", model).plan(Load(1024, 1)).total_bytes
+        assert started("llama.cpp", model, kv_unified=True).plan(Load(1024, 3)).total_bytes
+        with pytest.raises(EngineRefusal, match="cannot run 3 slots"):
+            started("llama.cpp", model).plan(Load(1024, 3))
+
+
+def test_periods_of_compressed_entries() -> None:
+    """256 entries of 4 tokens; the 8 rows of an open group do not count."""
+    csa = {"kind": "csa", "heads": 8, "head_dim": 128, "tokens_per_slot": 4, "window": 128, "index_dim": 64}
+    assert started("llama.cpp", model_of(csa, architecture="deepseek_v4")).period_tokens == 1024
+    assert started("llama.cpp", llama()).period_tokens == 256
 
 
 def test_splits_inside_layers_are_refused() -> None:
