@@ -13,6 +13,7 @@ from starting import model_of, started
 
 from kvcalc.core.component import Constant, Linear, Windowed
 from kvcalc.core.plan import Layout, Load
+from kvcalc.engines.transformers import ENGINE
 from kvcalc.engines.transformers.rules import NO_DTYPE, NO_STATIC, RULES
 from kvcalc.engines.transformers.slabs import Cached, ClosedGroup, Offset, OpenGroup, period, saturation, window_law
 from kvcalc.errors import EngineRefusal
@@ -42,6 +43,15 @@ def test_architectures_with_rules_of_their_own() -> None:
     static = "cpmant deepseek_v4 inkling2_text inkling_text minimax prophetnet recurrent_gemma rwkv xlstm"
     assert set(NO_STATIC) == set(static.split())
     assert {name: set(types) for name, types in NO_DTYPE.items()} == {"deepseek_v4": {"float16"}}
+
+
+def test_options_of_transformers() -> None:
+    """The cache class and the view, the first word of each by default."""
+    found = [(each.name, each.parse, each.default, each.choices) for each in ENGINE.options]
+    assert found == [
+        ("cache", "choice", "dynamic", ("dynamic", "static", "fp8")),
+        ("view", "choice", "logical", ("logical", "resident", "prefill")),
+    ]
 
 
 def test_who_has_no_static_cache() -> None:

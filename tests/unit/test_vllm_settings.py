@@ -14,6 +14,7 @@ from starting import model_of, started
 from kvcalc.core.model import Model
 from kvcalc.core.plan import Layout
 from kvcalc.engines.base import CacheDtypes, Setup
+from kvcalc.engines.vllm import settings as settings_module
 from kvcalc.engines.vllm.cachedtypes import CACHE_DTYPES
 from kvcalc.engines.vllm.defaults import default_batch, default_sequences, is_a100, read_version
 from kvcalc.engines.vllm.settings import OPTIONS, read_settings
@@ -63,6 +64,14 @@ def test_every_option() -> None:
         "kv_cache_dtype": CACHE_DTYPES, "mamba_cache_dtype": states, "mamba_ssm_cache_dtype": states,
         "speculative_method": ("mtp", "ngram"),
     }  # fmt: skip
+
+
+def test_tables_of_defaults() -> None:
+    """Batched tokens by architecture (2,048 where it is not named), sm90 where none is given, bytes of each type."""
+    assert settings_module._BATCH_TOKENS == {90: 8192, 100: 16384, 103: 16384}
+    assert (settings_module._SMALL_BATCH, settings_module._DEFAULT_CAPABILITY) == (2048, 90)
+    assert settings_module._NATIVE_BYTES == {"bfloat16": 2, "float16": 2, "float32": 4}
+    assert settings_module._STATE_TYPES == ("auto", "float32", "float16", "bfloat16")
 
 
 def test_drafts_of_the_models_own_layers() -> None:
