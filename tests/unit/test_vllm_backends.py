@@ -53,17 +53,24 @@ HEAD: list[tuple[dict[str, Any], str]] = [
     ({"dtype": "nvfp4", "flashinfer": False}, ""),
     ({"dtype": "fp8", "capability": 80, "flashinfer": False}, ""),
     ({"capability": 110}, ""),
+    ({"dtype": "nvfp4", "sinks": True}, ""),
+    ({"dtype": "nvfp4"}, "FLASHINFER"),
+    ({"dtype": "nvfp4", "capability": 89}, "FLASHINFER"),
+    ({"dtype": "fp8", "capability": 89, "head_size": 96}, "TRITON_ATTN"),
+    ({"dtype": "fp8", "capability": 88, "head_size": 96}, ""),
+    ({"dtype": "turboquant_k8v4", "capability": 100}, "TURBOQUANT"),
+    ({"windowed": True}, "FLASH_ATTN"),
 ]
 
 
-@pytest.mark.parametrize(("asked", "name"), HEAD)
-def test_backend_of_heads(asked: dict[str, Any], name: str) -> None:
+def test_backend_of_heads() -> None:
     """The name, or a refusal that names every candidate's reason."""
-    if name:
-        assert head_backend(query(**asked)).name == name
-        return
-    with pytest.raises(EngineRefusal, match="no valid attention backend"):
-        head_backend(query(**asked))
+    for asked, name in HEAD:
+        if name:
+            assert head_backend(query(**asked)).name == name, asked
+            continue
+        with pytest.raises(EngineRefusal, match="no valid attention backend"):
+            head_backend(query(**asked))
 
 
 def test_kernel_blocks_of_heads() -> None:
@@ -98,15 +105,15 @@ LATENT: list[tuple[dict[str, Any], bool, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("asked", "sparse", "name"), LATENT)
-def test_backend_of_latents(asked: dict[str, Any], sparse: bool, name: str) -> None:
+def test_backend_of_latents() -> None:
     """Dense and sparse; FlashMLA has pages of 64, CUTLASS of 128, Triton multiples of 16."""
-    asked = {"head_size": 576, "value_size": 0, "groups": 1} | asked
-    if name:
-        assert latent_backend(query(**asked), sparse=sparse).name == name
-        return
-    with pytest.raises(EngineRefusal, match="no valid attention backend"):
-        latent_backend(query(**asked), sparse=sparse)
+    for more, sparse, name in LATENT:
+        asked = query(**({"head_size": 576, "value_size": 0, "groups": 1} | more))
+        if name:
+            assert latent_backend(asked, sparse=sparse).name == name, more
+            continue
+        with pytest.raises(EngineRefusal, match="no valid attention backend"):
+            latent_backend(asked, sparse=sparse)
 
 
 def test_the_largest_kernel_block_in_a_page() -> None:
