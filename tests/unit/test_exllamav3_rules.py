@@ -74,7 +74,8 @@ EXL: list[tuple[dict[str, Any], dict[str, Any], list[tuple[Any, ...]]]] = [
      [exl("key", "page", (2, 256, 2, 64)), exl("value", "page", (2, 256, 2, 64))]),
     # Mamba-2 stays float32: 8 x 64 + 2 x 2 x 128 channels, 3 + 1 taps, matrices of 64 x 128, a gate per head.
     (MAMBA, {}, [
-        exl("conv_state", "slot", (16, 1024, 4), "bfloat16"), exl("recurrent_state", "slot", (16, 2, 8, 8192), "float32"),
+        exl("conv_state", "slot", (16, 1024, 4), "bfloat16"),
+        exl("recurrent_state", "slot", (16, 2, 8, 8192), "float32"),
         exl("staged_conv", "slot", (16, 1, 1024), "bfloat16"), exl("staged_beta", "slot", (16, 1, 8), "bfloat16"),
         exl("staged_gate", "slot", (16, 1, 8), "float32"),
     ]),
