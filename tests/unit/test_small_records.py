@@ -114,6 +114,15 @@ def test_lmdeploy_layers_with_two_parts() -> None:
     assert (given.slots(1), given.slots(4), given.slots(5)) == (9, 9, 10)
 
 
+def test_lmdeploy_bare_convolutions() -> None:
+    """A layer of a convolution alone has a slot too: 24 channels of 2 + 1 taps; 1 + 2 slots."""
+    blocks = {"c": {"kind": "short_conv", "dim": 24, "conv_kernel": 3}, "h": HEADS}
+    made = started("lmdeploy", model_of(blocks, pattern=["c", "h"]))
+    size = 3 * 24 * 3 * 2
+    expected = ("conv_state", "state", "state", "slots", (0,), 1, 3, (3, 1, 24, 3), "bfloat16", size)
+    assert records(made, Load(1))[2:] == [expected]
+
+
 def test_lmdeploy_reports() -> None:
     """Every field, with and without states, with the pool as cache and as free memory to be divided.
 

@@ -112,6 +112,8 @@ def test_trt_reports() -> None:
         assert {name: got[name] for name in (*none, *pools)} == none | pools
     exact = started("tensorrt-llm", hybrid, **V1).report(Load(1, 9), 10 * STATE + 3 * 32 * ROW)
     assert (exact["max_num_blocks"], exact["allocated_bytes"]) == (3, 3 * 32 * ROW)
+    short = started("tensorrt-llm", hybrid, **V1).report(Load(1, 9), 10 * STATE + 3 * 32 * ROW - 1)
+    assert short["max_num_blocks"] == 2
     only = started("tensorrt-llm", model_of(DELTA)).report(Load(1), 10**9)
     assert only == {"kv_cache_manager": "V2", "tokens_per_block": 32, "cache_bytes_per_token": 0, "block_bytes": 0}
     older = started("tensorrt-llm@0.8", model_of(HEADS, layers=1))
@@ -124,6 +126,15 @@ def test_trt_reports() -> None:
         "max_num_blocks": 256, "max_tokens": 8192, "grain_bytes": 2 * MIB, "allocated_bytes": 8 * MIB,
         "pools": [{"block": OWN, "window": None, "slots": 256, "bytes": 8 * MIB}],
     }  # fmt: skip
+
+
+def test_trt_fraction_that_falls_short() -> None:
+    """63 KiB / 0.7 = 92160 bytes, but 92160 x 0.7 is 64511.99... in doubles: one byte more is needed."""
+    options = {"tokens_per_block": 1, "free_gpu_memory_fraction": 0.7}
+    made = started("tensorrt-llm", model_of(HEADS, layers=1), **options)
+    assert made.plan(Load(63)).max_rank_bytes == 92161
+    assert made.report(Load(63), 92161)["max_num_blocks"] == 63
+    assert made.report(Load(63), 92160)["max_num_blocks"] == 62
 
 
 def test_trt_grain() -> None:
