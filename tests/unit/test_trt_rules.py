@@ -119,6 +119,10 @@ def test_trt_reports() -> None:
     older = started("tensorrt-llm@0.8", model_of(HEADS, layers=1))
     assert older.report(Load(1), 3 * 32 * ROW + 1)["max_num_blocks"] == 4  # rounded up
     assert older.report(Load(1), 3 * 32 * ROW)["max_num_blocks"] == 3
+    # V2, less than a grain: pools without slots.
+    least = started("tensorrt-llm", model_of(HEADS, layers=1), **V2).report(Load(1), 1)
+    assert least["pools"] == [{"block": OWN, "window": None, "slots": 0, "bytes": 0}]
+    assert (least["max_num_blocks"], least["grain_bytes"]) == (0, 2 * MIB)
     # V2: 8 MiB + 1 of one life cycle are 4 grains of 2 MiB, 64 blocks of 32 KiB each.
     v2 = started("tensorrt-llm", model_of(HEADS, layers=1), **V2)
     assert v2.report(Load(1), 8 * MIB + 1) == {
