@@ -11,7 +11,9 @@ import pytest
 from starting import model_of, started
 
 from kvcalc.core.plan import Layout, Load
-from kvcalc.errors import EngineRefusal
+from kvcalc.engines import get_engine
+from kvcalc.engines.base import read_options
+from kvcalc.errors import EngineRefusal, UsageError
 
 HEADS = {"kind": "gqa", "heads": 8, "groups": 4, "head_dim": 64}
 LOCAL = HEADS | {"window": 7}
@@ -217,6 +219,17 @@ def test_what_is_refused(attention: dict[str, Any], architecture: str, asked: di
     with pytest.raises(EngineRefusal) as refused:
         started("transformers", model_of(attention, architecture=architecture), **asked)
     assert refused.value.field == field
+
+
+def test_options() -> None:
+    """The cache class and the view, by name."""
+    engine = get_engine("transformers")[0]
+    for name, values in (("cache", ("dynamic", "static", "fp8")), ("view", ("logical", "resident", "prefill"))):
+        for value in values:
+            assert read_options(engine, [f"{name}={value}"]) == {name: value}
+        with pytest.raises(UsageError):
+            read_options(engine, [f"{name}=on"])
+    assert [(option.name, option.default) for option in engine.options] == [("cache", "dynamic"), ("view", "logical")]
 
 
 def test_types() -> None:

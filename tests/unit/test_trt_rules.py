@@ -316,6 +316,8 @@ def test_capacity_counts_what_lies_beside() -> None:
     assert max_sessions(cross, 12 * each, context_tokens=1, encoder_tokens=4) == 3
     assert max_context(cross, 12 * each, encoder_tokens=12) is None
     assert max_context(cross, 12 * each, encoder_tokens=13) == 0
+    assert max_context(cross, 0) is None
+    assert max_sessions(cross, 0, context_tokens=1) is None
     fixed = started("tensorrt-llm", model_of(HEADS), max_tokens=128)
     assert max_context(fixed, 10**12) == 128
     assert max_context(fixed, 10**12, sessions=2) == 64
@@ -332,3 +334,4 @@ def test_growth_of_a_session() -> None:
     assert growth(pages).marginal_bytes == 0
     cross = started("ideal", model_of({"kind": "cross", "heads": 2, "head_dim": 2}, layers=1))
     assert tuple(growth(cross, encoder_tokens=3)) == (3 * 16, 0, 1, 0)
+    assert tuple(growth(cross)) == (0, 0, 1, 0)
