@@ -198,6 +198,7 @@ def test_lmdeploy_arrays_it_does_not_have(attention: dict[str, Any]) -> None:
         ({"prefix_cache_state_budget": 6}, (64, 0, None, None, 8192, 6, 9, True)),
         ({"gpu": "sm89"}, (64, 0, None, None, 8192, 0, 9, False)),
         ({"gpu": "sm90"}, (64, 0, None, None, 8192, 0, 9, True)),
+        ({"gpu": "smx0"}, (64, 0, None, None, 8192, 0, 9, True)),
         ({"gpu": "sm"}, (64, 0, None, None, 8192, 0, 9, True)),
         ({"gpu": "gf80"}, (64, 0, None, None, 8192, 0, 9, True)),
         *(
@@ -334,6 +335,9 @@ def test_mlx_saturation_and_what_is_refused() -> None:
         with pytest.raises(EngineRefusal, match="block attention is not modelled for MLX-LM") as refused:
             started("mlx-lm", model_of(attention))
         assert refused.value.field == "attention"
+    # Without kv_bits the cache stays as it is however long.
+    long = started("mlx-lm", model_of(HEADS, architecture="qwen2"))
+    assert [record[0] for record in records(long, Load(6000))] == ["key", "value"]
     # 7 generated tokens of 260 were single steps: 252 rows of the prompt, then 256 more, the limit at most.
     last = started("mlx-lm", model_of(HEADS, architecture="qwen2"), max_kv_size=4096, max_tokens=7)
     assert records(last, Load(260))[0][6] == 252 + 256

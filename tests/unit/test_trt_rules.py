@@ -231,7 +231,7 @@ def test_ideal_periods_and_shares() -> None:
     """Periods are common multiples of strides and dcp; equal ranks share a plan, a rank without units holds none."""
     pair = model_of({"a": HCA | {"tokens_per_slot": 4}, "b": HCA | {"tokens_per_slot": 6}}, pattern=["a", "b"])
     assert started("ideal", pair).period_tokens == 12
-    assert started("ideal", pair).saturation_tokens == 128
+    assert (started("ideal", pair).saturation_tokens, started("ideal", pair).exactness) == (128, "exact")
     empty = started("ideal", model_of({"kind": "none"}))
     assert (empty.period_tokens, empty.saturation_tokens, empty.plan(Load(9)).total_bytes) == (1, 0, 0)
     uneven = started("ideal", model_of(HEADS, layers=1), layout=Layout(tp=3, dp=2)).plan(Load(10, 3))
