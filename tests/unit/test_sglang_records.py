@@ -90,7 +90,7 @@ def test_two_stages_of_heads() -> None:
 
 
 def test_ranks_of_groups_and_replicas() -> None:
-    """2 replicas of 2 stages of 4 ranks, 2 attention groups: 5 sessions are 2, 1, 1, 1; rank = (dp x 2 + pp) x 4 + tp."""
+    """2 replicas of 2 stages of 4 ranks, 2 groups: 5 sessions are 2, 1, 1, 1; rank = (dp x 2 + pp) x 4 + tp."""
     model = model_of(HEADS, cls="LlamaForCausalLM", max_context=4096)
     made = started("sglang", model, layout=Layout(tp=4, pp=2, dp=2), dp_size=2)
     assert [(plan.ranks, plan.charged_bytes) for plan in made.plan(Load(100, 5)).ranks] == [
@@ -179,6 +179,7 @@ def test_states_beside_heads() -> None:
     assert made.plan(Load(56, 2)).ranks == [RankPlan((0, 1), tensors, allocated, allocated - charged)]
     got: Any = made.report(Load(1), GIB)
     slots = int((1 * 0.9 / 1.9 * GIB - 4672) // 4672)
+    head = "Mamba Cache is allocated. max_mamba_cache_size"
     tokens = (GIB - (slots + 1) * 4672) // 256 // 16 * 16
     storage = {
         "kv.full_kv_pool.data_ptrs": 16,
@@ -210,7 +211,7 @@ def test_states_beside_heads() -> None:
         "storage": storage,
         "log": [
             # 0.9 / 1.9 GiB of slots: 576 / 4672 of it convolutions.
-            f"Mamba Cache is allocated. max_mamba_cache_size: {slots}, conv_state size: 0.06GB, ssm_state size: 0.42GB ",
+            f"{head}: {slots}, conv_state size: 0.06GB, ssm_state size: 0.42GB ",
             f"KV Cache is allocated. dtype: torch.bfloat16, #tokens: {tokens}, K size: 0.26 GB, V size: 0.26 GB",
         ],
     }
@@ -270,9 +271,7 @@ def test_storage_and_log_of_every_recipe() -> None:
     moved = {"data_ptrs": 32, "data_strides": 32}
     four = {"data_ptrs": 64, "data_strides": 64}
     scales = {"quant_method.k_scales_gpu": 8, "quant_method.v_scales_gpu": 8}
-    fp4 = {
-        "k_buffer": 2 * rows * 64, "k_scale_buffer": 2 * rows * 8, "v_buffer": 2 * rows * 64, "v_scale_buffer": 2 * rows * 8,
-    }  # fmt: skip
+    fp4 = {f"{side}_buffer": 2 * rows * 64 for side in "kv"} | {f"{side}_scale_buffer": 2 * rows * 8 for side in "kv"}
     e4m3, fp4x2 = "torch.float8_e4m3fn", "torch.float4_e2m1fn_x2"
     cases: list[tuple[dict[str, Any], str, dict[str, Any], int, dict[str, int], str]] = [
         (HEADS, llama, {"kv_cache_dtype": "fp8_e5m2"}, 512, {"k_buffer": 4 * rows * 128} | pointers | moved,
