@@ -1,7 +1,7 @@
 """SGLang's steps from a budget to tokens, slots and requests, each step alone and at its boundaries.
 
 Source: sglang 0.5.23, srt/model_executor/pool_configurator.py, srt/mem_cache/kv_cache_configurator.py,
-srt/mem_cache/memory_pool.py; launch defaults: srt/arg_groups/memory_hook.py, cuda_graph_hook.py.
+srt/mem_cache/memory_pool.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from starting import model_of, started
 from kvcalc.core.model import Model
 from kvcalc.core.plan import Layout, Load
 from kvcalc.engines.sglang.geometry import Attention
-from kvcalc.engines.sglang.launch import default_mem_fraction_static, prefill_graphs, tier
 from kvcalc.engines.sglang.planner import SglangPlanner
 from kvcalc.engines.sglang.pools import Buffer, heads_on_rank, index_row_bytes, latent_width
 from kvcalc.engines.sglang.settings import Settings
@@ -310,45 +309,74 @@ def test_v4_rule() -> None:
     assert (second.from_tokens(5375).tokens, second.from_tokens(5376).tokens) == (5120, 5376)
 
 
-def test_launch_tiers() -> None:
-    """Chunk and decode batch by MiB of the GPU: below 20, 35, 60, 160 GiB and above; more from 4 ranks on."""
-    rows = ((20480, (2048, 8, 8)), (35840, (4096, 48, 160)), (61440, (4096, 32, 160)), (163840, (8192, 256, 512)))
-    for most, (chunk, few, many) in rows:
-        for tp, batch in ((1, few), (3, few), (4, many), (8, many)):
-            assert tier(most - 1, tp) == (chunk, batch)
-    assert [tier(least, 1).chunked_prefill_size for least, _ in rows] == [4096, 4096, 8192, 16384]
-    assert tier(163840, 1) == tier(10**6, 8) == (16384, 512)
+def test_sliding_layers_alone() -> None:
+    """The full pool of a model without full layers has no tensors, and SGLang logs it with 0 tokens.
 
-
-def test_launch_graphs() -> None:
-    """A graph more at 4, 8 .. 32, 48 .. 256, 288 .. 512, 576 .. 1024, 1280 .. 4096, 4608 .. tokens, and at no other."""
-    steps = {*range(4, 33, 4), *range(48, 257, 16), *range(288, 513, 32), *range(576, 1025, 64)}
-    steps |= {*range(1280, 4097, 256), *range(4608, 9000, 512)}
-    counts = [prefill_graphs(most) for most in range(9000)]
-    assert {most for most in range(1, 9000) if counts[most] != counts[most - 1]} == steps
-    assert counts[-1] == len(steps)
-
-
-def test_launch_reserve() -> None:
-    """A pretended GPU of 1000 MiB, whose third digit is 1 MiB: 512 + 1.5 x chunk + 128 x tp x pp + 2 x batch.
-
-    Batches above 300 take 4.5 MiB a group, others 3; graphs 8 each, latents 1536; no chunk counts below 2048.
+    2 layers of 512 bytes a token: 1600 tokens of 1024 bytes.
     """
-    cases: list[tuple[dict[str, Any], int]] = [
-        ({}, 512 + 3072 + 128 + 16),
-        ({"tp": 2, "pp": 3}, 512 + 3072 + 768 + 16),
-        ({"max_running_requests": 5}, 512 + 3072 + 128 + 10),
-        ({"max_running_requests": 9}, 512 + 3072 + 128 + 16),
-        ({"chunked_prefill_size": 2047}, 512 + 3072 + 128 + 16),
-        ({"chunked_prefill_size": 2050}, 512 + 3075 + 128 + 16),
-        ({"tp": 2, "attn_dp": 2}, 512 + 3072 + 256 + 16 + 8 * 2 * 3),
-        ({"prefill_graph": True}, 512 + 3072 + 128 + 16 + 8 * 42),  # 2048 tokens: 38 graphs to 1024, then 1280 .. 2048
-        ({"prefill_graph": True, "latent": True}, 512 + 3072 + 128 + 16 + 1536),
+    made = start(several({"l": LOCAL}, ["l", "l"], "GptOssForCausalLM"), page_size=16)
+    got: Any = made.report(Load(1), 1600 * 1024)
+    size = "dtype: torch.bfloat16, #tokens"
+    assert got["log"] == [
+        "Use sliding window memory pool (all SWA). swa_layer_tokens=1600",
+        f"Full KV Cache is allocated. {size}: 0, K size: 0.00 GB, V size: 0.00 GB",
+        f"SWA KV Cache is allocated. {size}: 1600, K size: 0.00 GB, V size: 0.00 GB",
     ]
-    for asked, reserved in cases:
-        assert default_mem_fraction_static(1000, **{"prefill_graph": False} | asked) == (1000 - reserved) / 1000, asked
-    # 10 GiB stay free on larger GPUs; over this range a MiB more or less would turn the third digit of some.
-    small = {"chunked_prefill_size": 2048, "max_running_requests": 8, "prefill_graph": False}
-    for mib in range(61441, 69000):
-        expected = round((mib - 10240) / mib, 3)
-        assert default_mem_fraction_static(mib, **small) == expected  # type: ignore[arg-type]
+    assert {name: held for name, held in got["storage"].items() if name.startswith("kv.")} == {
+        "kv.full_to_swa_index_mapping": 17 * 8,
+        "kv.swa_kv_pool.data_ptrs": 32,
+        "kv.swa_kv_pool.data_strides": 32,
+        "kv.swa_kv_pool.k_buffer": 2 * 2 * 1616 * 256,
+        "kv.swa_kv_pool.k_data_ptrs": 16,
+        "kv.swa_kv_pool.v_data_ptrs": 16,
+    }
+
+
+def test_full_and_sliding_latents() -> None:
+    """dots3: 10 sessions of 128 tokens; window 128 in pages and one more: 192, but no more than the context.
+
+    Sliding: 10 x 128 tokens; full: 1280 / 0.8 = 1600. Indexed pages: (1600 + 64 + 1) // 64.
+    """
+    full = MLA | {"indexer": {"head_dim": 128}}
+    local = MLA | {"latent_dim": 256, "rope_dim": 32, "window": 128}
+    model = several({"f": full, "l": local}, ["f", "l", "l"], "Dots3NoteForCausalLM")
+    made = start(model)
+    assert [
+        (t.name, t.kind, t.block, t.layers, t.shape, t.dtype) for t in made.plan(Load(128, 10)).ranks[0].tensors
+    ] == [
+        ("latent", "latent", "kv", (0,), (1664, 1, 576), "bfloat16"),
+        ("index_key", "latent", "kv", (0,), (26, 64 * 132), "int8"),
+        ("latent", "latent", "swa", (1, 2), (1344, 1, 288), "bfloat16"),
+        ("full_to_swa_index_mapping", "table", "kv", (), (1665, 8), "int8"),
+    ]
+    rule = TwoPools(full_bytes=576 * 2 + 132, swa_bytes=2 * 288 * 2, ratio=0.8, cap=None, window=128, page=64)
+    assert made.stages[0].rule == rule
+    assert (made.exactness, made.period_tokens, made.saturation_tokens) == ("estimate", 64000, 4 * 128 + 16 * 64)
+    got: Any = made.report(Load(1), 100 * 2**20 + 10**7)
+    assert got["log"][0] == (
+        "Reserving 0.10 GB of the KV budget for post-sizing multimodal allocations "
+        "(feature-transport pools + embedding cache)."
+    )
+    # 10^7 / (1284 + 0.8 x 1152) = 4533.1 in pages of 64; 4480 x 0.8 = 3584.
+    assert got["log"][1:] == [
+        "Use sliding window memory pool. full_layer_tokens=4480, swa_layer_tokens=3584",
+        "KV Cache is allocated. dtype: torch.bfloat16, #tokens: 4480, KV size: 0.01 GB",
+        "SWA KV Cache is allocated. dtype: torch.bfloat16, #tokens: 3584, KV size: 0.00 GB",
+    ]
+
+
+def test_each_stage_has_its_own_sizes() -> None:
+    """A stage of a sliding layer and one of a full layer: the figures on top are the first rank's.
+
+    512 bytes a token on both: 1600 tokens, 0.8 of them in the second stage's sliding pool, which has no layers.
+    """
+    model = several({"l": LOCAL, "f": HEADS}, ["l", "f"], "GptOssForCausalLM")
+    got: Any = start(model, page_size=16, layout=Layout(pp=2)).report(Load(1), 1600 * 512)
+    assert (got["max_total_num_tokens"], got["full_max_total_num_tokens"], got["swa_max_total_num_tokens"]) == (
+        1600,
+        0,
+        1600,
+    )
+    assert [stage["layers"] for stage in got["stages"]] == [[0, 1], [1, 2]]
+    lines = [[line.partition("_tokens=")[2] for line in stage["log"] if "_tokens=" in line] for stage in got["stages"]]
+    assert lines == [["1600"], ["1600, swa_layer_tokens=1280"]]
