@@ -28,7 +28,7 @@ def files(packages: list[str]) -> list[str]:
 def main() -> int:
     asked = arguments()
     if asked.command == "map":
-        made = tests_map.make(ROOT, FOLDER, PACKAGES, asked.rest, add=asked.add)
+        made = tests_map.make(ROOT, FOLDER, PACKAGES, [*asked.packages, *asked.rest], add=asked.add)
         print(f"{len(made.seconds)} tests, {len(made.lines)} files")
         return 0
     out = FOLDER / asked.out
@@ -70,7 +70,7 @@ def cold_again(mutants: list[run.Mutant], chooser: run.Chooser, out: Path) -> in
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("command", choices=("map", "run", "cold", "report"))
-    parser.add_argument("packages", nargs="*", help="folders or files; default core, kinds, engines")
+    parser.add_argument("packages", nargs="*", help="folders or files; default core, kinds, engines (map: tests; default all)")
     parser.add_argument("--add", action="store_true", help="map: to the map that is there")
     parser.add_argument("--every", type=int, default=1, help="only every n-th mutant of each file")
     parser.add_argument("--again", action="store_true", help="only those that were not killed last time")
