@@ -48,7 +48,7 @@ def test_options() -> None:
 def test_types() -> None:
     """torch's name and bytes of each type; fp4 packs two elements into the byte that the pool's type counts."""
     fp4 = "torch.float4_e2m1fn_x2"
-    expected = {
+    assert dict(settings.TORCH) == {
         "bfloat16": ("torch.bfloat16", 2),
         "float16": ("torch.float16", 2),
         "float32": ("torch.float32", 4),
@@ -58,4 +58,3 @@ def test_types() -> None:
         "nvfp4": (fp4, 1),
         "fp4_mx_block16": (fp4, 1),
     }
-    assert settings.TORCH == expected
