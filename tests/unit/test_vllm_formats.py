@@ -273,6 +273,8 @@ def test_latents_beside_states_come_in_128_tokens() -> None:
     ]
     asked = built(model_of({"kda": KDA, "mla": MLA}, pattern=["kda", "mla"]), block_size=256)
     assert asked.block_tokens == 256
+    windowed = built(model_of({"kda": KDA, "mla": MLA | {"window": 128}}, pattern=["kda", "mla"]))
+    assert windowed.block_tokens == 128
 
 
 def test_a_stage_of_states_alone_aligns_nothing() -> None:
@@ -316,12 +318,38 @@ def test_a_first_layer_that_does_not_know_the_packed_format_counts_a_byte_per_el
     ]
 
 
+def test_the_widest_key_decides_how_hopper_reads_fp8() -> None:
+    """FlashAttention reads fp8 keys of 512 in tiles of 64 tokens, on every layer then; values of 512 do not count."""
+    asked = {"kv_cache_dtype": "fp8"}
+    assert built(model_of(HEADS | {"head_dim": 256, "v_head_dim": 512}), **asked).block_tokens == 16
+    blocks = {"wide": HEADS | {"head_dim": 512}, "full": HEADS}
+    assert built(model_of(blocks, pattern=["wide", "full"]), **asked).block_tokens == 64
+    assert {each[3] for each in formats(model_of(blocks, pattern=["full", "wide"]), **asked)} == {64}
+    assert built(model_of(blocks, pattern=["wide", "full"])).block_tokens == 16
+
+
+def test_attention_first_or_in_the_models_order() -> None:
+    """zamba2 builds its shared attention before the states; the others as the layers come."""
+    for architecture, kinds in (("zamba2", ["full", "mamba"]), ("bamba", ["mamba", "full"])):
+        model = model_of({"mamba": MAMBA, "full": HEADS}, pattern=["mamba", "full"], architecture=architecture)
+        assert [group.specs[0].kind for group in built(model).groups] == kinds
+
+
+def test_latents_divide_their_query_heads() -> None:
+    """16 query heads do not divide over 3 ranks, though each rank keeps the whole latent."""
+    for model in (model_of(MLA), model_of(INDEXED, architecture="deepseek_v32")):
+        with pytest.raises(EngineRefusal, match=r"\(16\) must be divisible by tensor parallel size \(3\)"):
+            built(model, layout=Layout(tp=3))
+
+
 def test_skipping_changes_no_index_and_no_native_latent() -> None:
     """The index key is what it is, and `auto` is the model's type already: blocks stay at 64 tokens."""
     model = model_of(INDEXED, architecture="deepseek_v32")
     assert built(model, kv_cache_dtype_skip_layers="0").block_tokens == 64
     got = formats(model, kv_cache_dtype_skip_layers="0")
     assert got == formats(model)
+    hybrid = model_of({"mamba": MAMBA, "full": HEADS}, pattern=["mamba", "full", "full"], layers=3)
+    assert formats(hybrid, kv_cache_dtype_skip_layers="1") == formats(hybrid)
 
 
 def test_a_draft_block_without_drafts_is_not_read() -> None:

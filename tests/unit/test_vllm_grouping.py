@@ -70,6 +70,9 @@ def test_packed_sets_that_are_not_balanced_stay_whole() -> None:
     a, b = spec("mla", 1000), spec("mla", 400)
     uneven = [spec("sliding_mla", 250, span=8)] * 3 + [spec("sliding_mla", 50, span=8)]
     assert packed([a, b, *uneven]) == [[0, 1], [2, 3, 4, 5]]
+    # They do not say how the others split: windows of 1,600 are one a block, as wide as the full layer.
+    chunks = [spec("chunked", 250, span=8)] * 3 + [spec("chunked", 50, span=8)]
+    assert packed([FULL, *chunks, *[WINDOW] * 5]) == [[0], [1, 2, 3, 4], [5], [6], [7], [8], [9]]
 
 
 def test_packed_sets_split_by_the_size_that_pads_least() -> None:
@@ -129,8 +132,25 @@ def test_which_formats_are_equal() -> None:
     assert not uniform([state, FULL])
     assert not uniform([FULL, state])
     assert uniform([state, replace(state, body=("x",))])
+    assert mergeable([FULL, WINDOW]) is False
+    assert mergeable([windowed, chunked]) is False
+    assert mergeable([WINDOW, FULL]) is False
+    assert not uniform([spec("chunked", span=8), spec("sliding_mla", span=8)])
+    assert not uniform([spec("cross"), spec("sliding_mla")])
+    assert uniform([spec("cross"), spec("cross", 300)])
     with pytest.raises(EngineRefusal, match=r"one window size, not \[8, 9\]"):
         mergeable([windowed, replace(FULL, span=9)])
+
+
+def test_only_heads_are_padded() -> None:
+    """A page of 480 beside one of 1,600: heads and states are padded, latents and their windows refused."""
+    for kind in ("sliding", "chunked", "cross", "mamba"):
+        made = groups_of([FULL, spec(kind, 480, span=8)], outer=False)
+        assert [(group.page_bytes, group.mixed) for group in made] == [(1600, False), (1600, False)]
+    with pytest.raises(EngineRefusal, match="pages of 480 and 1,600 bytes to one size"):
+        groups_of([FULL, spec("sliding_mla", 480, span=8)], outer=False)
+    with pytest.raises(EngineRefusal, match="pages of 480 and 1,600 bytes to one size"):
+        groups_of([WINDOW, spec("cross"), spec("mla", 480)], outer=False)
 
 
 def test_bytes_of_an_entry_are_whole() -> None:
@@ -159,4 +179,5 @@ def test_a_window_holds_no_more_than_there_is() -> None:
     assert [chunk.blocks(tokens, limits) for tokens in (16, 17, 1000)] == [1, 2, 2]
     assert spec("cross").blocks(1, limits) == 2
     assert [latents.steady_blocks(tokens) for tokens in (7, 22, 23, 24)] == [1, 2, 1, 2 - 17 // 16]
+    assert [spec("sliding", 100, block=1, span=8).steady_blocks(tokens) for tokens in (5, 8, 9)] == [5, 8, 8]
     assert [chunk.steady_blocks(tokens) for tokens in (16, 17, 21, 22)] == [1, 2, 2, 1]

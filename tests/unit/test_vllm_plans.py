@@ -191,6 +191,11 @@ def test_a_model_without_cache_allocates_nothing() -> None:
     planner = planned(model_of({"kind": "none"}))
     assert planner.plan(Load(100)) == CachePlan([RankPlan((0,), [], 0)])
     assert (planner.period_tokens, planner.saturation_tokens) == (1, 0)
+    staged = planned(model_of({"a": HEADS, "b": {"kind": "none"}}, pattern=["a", "b"]), layout=Layout(pp=2))
+    first, second = staged.plan(Load(100)).ranks
+    assert (len(first.tensors), first.bytes) == (2, 8 * PAGE)
+    # The second stage has the same block table, of no bytes, and no null block.
+    assert second == RankPlan((1,), [blocks_tensor("FullAttentionSpec", "a", "linear", (0,), 7, 0)], 0)
     assert pool_bytes_per_block([], None, block_outermost=False) == 0
     assert pool_bytes_per_block([], None, block_outermost=True) == 0
 
