@@ -6,17 +6,13 @@ layers/mamba/mamba_utils.py, as cited in kvcalc/engines/vllm/{layers,blocks,buil
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 import pytest
-from starting import model_of, started
+from starting import model_of
+from vllm_layers import attn, built, formats, state
 
-from kvcalc.core.model import Model
 from kvcalc.core.plan import Layout
-from kvcalc.engines.vllm.build import Built
-from kvcalc.engines.vllm.planner import VllmPlanner
-from kvcalc.engines.vllm.spec import Spec
 from kvcalc.errors import EngineRefusal
 
 HEADS = {"kind": "gqa", "heads": 8, "groups": 2, "head_dim": 64}
@@ -30,36 +26,6 @@ GDN = {"kind": "gated_deltanet", "key_heads": 2, "value_heads": 4, "key_dim": 64
 KDA = {"kind": "kda", "heads": 4, "head_dim": 64, "conv_kernel": 4}
 CSA = {"kind": "csa", "heads": 8, "head_dim": 512, "tokens_per_slot": 4, "window": 128, "index_dim": 128}
 HCA = {"kind": "hca", "heads": 8, "head_dim": 512, "tokens_per_slot": 128, "window": 128}
-
-
-def built(model: Model, **asked: Any) -> Built:
-    planner = started("vllm", model, **asked)
-    assert isinstance(planner, VllmPlanner)
-    return planner.built
-
-
-def row(spec: Spec) -> tuple[object, ...]:
-    """Every field in order."""
-    return tuple(getattr(spec, field.name) for field in fields(spec))
-
-
-def formats(model: Model, **asked: Any) -> list[tuple[object, ...]]:
-    """(layer, block of the file, kind, block, page, content, body, tokens per state, span, chunk, extra, stride
-    multiple, stride bytes, divided by dcp, state blocks) of each cache of the model, in layer order."""
-    layers = [layer for group in built(model, **asked).groups for layer in group.layers]
-    rows = [(layer.number, layer.block, *row(layer.spec)) for layer in layers]
-    return sorted(rows, key=lambda each: int(str(each[0])))
-
-
-def attn(
-    kind: str, block: int, page: int, content: int, body: tuple[object, ...], *,
-    states: int = 1, span: int = 0, extra: int = 0, multiple: int = 0, stride: int = 1,
-) -> tuple[object, ...]:  # fmt: skip
-    return (kind, block, page, content, body, states, span, 0, extra, multiple, stride, True, (0, 0))
-
-
-def state(block: int, page: int, content: int, body: tuple[object, ...], blocks: tuple[int, int]) -> tuple[object, ...]:
-    return ("mamba", block, page, content, body, 1, 0, 0, 0, 0, 1, False, blocks)
 
 
 BF16 = (2, 64, 64, "bfloat16")
