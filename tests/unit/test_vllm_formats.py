@@ -254,6 +254,8 @@ def test_a_stage_of_states_alone_aligns_nothing() -> None:
         ]  # fmt: skip
         specs = {spec.kind: spec for group in made.groups for spec in group.specs}
         assert (specs["mamba"].block_tokens, specs["full"].block_tokens) == (16, 272)
+    late = built(model_of(blocks, pattern=["mamba", "mamba", "mamba", "full"], layers=4), layout=Layout(pp=2))
+    assert late.block_tokens == 272
 
 
 def test_layers_that_keep_the_models_type() -> None:
@@ -270,6 +272,17 @@ def test_layers_that_keep_the_models_type() -> None:
         (0, "full", *attn("full", 32, 8704, 8704, (2, 64, 64, "int8_per_token_head"))),
         (1, "local", *attn("sliding", 16, 8704, PAGE, BF16, span=128)),
     ]
+
+
+def test_a_packed_format_is_counted_with_its_scales() -> None:
+    """int4: 2 heads of 64 + 8 bytes; four blocks of 16 tokens cover the 8,192 bytes of a block in bf16."""
+    asked = {"kv_cache_dtype": "int4_per_token_head", "kv_cache_dtype_skip_layers": "1"}
+    assert formats(model_of(HEADS), **asked) == [
+        (0, "attention", *attn("full", 64, 64 * 144, 64 * 144, (2, 64, 64, "int4_per_token_head"))),
+        (1, "attention", *attn("full", 64, 4 * PAGE, 4 * PAGE, BF16)),
+    ]
+    # A first layer in bf16 knows no int4: a byte per element, so two blocks are enough.
+    assert built(model_of(HEADS), **asked | {"kv_cache_dtype_skip_layers": "0"}).block_tokens == 32
 
 
 def test_a_first_layer_that_does_not_know_the_packed_format_counts_a_byte_per_element() -> None:

@@ -281,7 +281,7 @@ def test_prefix_caching_needs_attention_and_no_encoder() -> None:
         (model_of({"m": MAMBA, "f": HEADS}, pattern=["m", "f"]), True),
         (model_of(cross, pattern=[["self", "cross"]], architecture="whisper"), False),
     ):  # fmt: skip
-        assert planned(model).report(Load(100))["enable_prefix_caching"] is caching
+        assert planned(model).settings.prefix_caching is caching
     with pytest.raises(EngineRefusal, match="no encoder-decoder model bart"):
         planned(model_of(cross, pattern=[["self", "cross"]], architecture="bart"))
 
