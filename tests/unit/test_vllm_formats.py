@@ -303,7 +303,8 @@ def test_the_widest_key_decides_how_hopper_reads_fp8() -> None:
     assert built(model_of(HEADS | {"head_dim": 256, "v_head_dim": 512}), **asked).block_tokens == 16
     blocks = {"wide": HEADS | {"head_dim": 512}, "full": HEADS}
     assert built(model_of(blocks, pattern=["wide", "full"]), **asked).block_tokens == 64
-    assert {each[3] for each in formats(model_of(blocks, pattern=["full", "wide"]), **asked)} == {64}
+    # Block and stride of both layers.
+    assert {(each[3], each[11]) for each in formats(model_of(blocks, pattern=["full", "wide"]), **asked)} == {(64, 64)}
     assert built(model_of(blocks, pattern=["wide", "full"])).block_tokens == 16
 
 
