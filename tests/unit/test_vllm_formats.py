@@ -385,3 +385,10 @@ def test_several_drafts_keep_tokens_below_windows_of_latents() -> None:
         rows = formats(model, num_speculative_tokens=3)
         assert {(each[2], each[10]) for each in rows} == {("mla", 0), ("sliding_mla", extra)}
         assert {each[0] for each in rows} == set(range(2 + layers))
+
+
+def test_drafts_of_another_source_keep_nothing_below_windows() -> None:
+    """ngram drafts are not read by the model's own two draft modules."""
+    model = model_of({"hca": HCA}, architecture="deepseek_v4", mtp={"layers": 2, "block": "hca"})
+    rows = formats(model, num_speculative_tokens=3, speculative_method="ngram")
+    assert {each[10] for each in rows} == {0}
