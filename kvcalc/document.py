@@ -137,9 +137,10 @@ def _dtype(name: str | None, field: str) -> str | None:
 
 
 def _weights(doc: Mapping[str, Any] | None) -> Weights | None:
-    if not doc:  # `weights: {}` says nothing
+    if doc is None:
         return None
-    return Weights(**{**doc, "dtype": _dtype(doc.get("dtype"), "weights.dtype")})
+    weights = Weights(**{**doc, "dtype": _dtype(doc.get("dtype"), "weights.dtype")})
+    return None if weights == Weights() else weights  # `weights: {}` says nothing
 
 
 def _check(index: int, doc: Mapping[str, Any]) -> Check:

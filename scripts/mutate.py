@@ -70,7 +70,7 @@ def cold_again(mutants: list[run.Mutant], chooser: run.Chooser, out: Path) -> in
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("command", choices=("map", "run", "cold", "report"))
-    parser.add_argument("packages", nargs="*", help="folders or files; default core, kinds, engines (map: tests; default all)")
+    parser.add_argument("packages", nargs="*", help="folders, files (default core, kinds, engines); map: tests")
     parser.add_argument("--add", action="store_true", help="map: to the map that is there")
     parser.add_argument("--every", type=int, default=1, help="only every n-th mutant of each file")
     parser.add_argument("--again", action="store_true", help="only those that were not killed last time")

@@ -9,7 +9,8 @@ from kvcalc.core.component import Role
 from kvcalc.core.light import Literal, NamedTuple, Protocol, Record
 from kvcalc.core.model import Model
 from kvcalc.core.plan import Layout, Planner
-from kvcalc.errors import UsageError, did_you_mean, short
+from kvcalc.dtypes import DTYPES
+from kvcalc.errors import EngineRefusal, UsageError, did_you_mean, short
 from kvcalc.units import parse_bytes, parse_count, parse_fraction, parse_ratio, parse_tokens
 
 TYPE_CHECKING = False
@@ -102,6 +103,21 @@ class Engine(Protocol):
 
         Raises: EngineRefusal where the engine itself would not start.
         """
+
+
+def need_own_type(engine: str, own: str, setup: Setup, *, fix: str) -> None:
+    """An engine that keeps K and V in `own` does so whatever is asked: another width that was asked for is no answer.
+
+    Equal widths are the same cache, and a type that nobody asked for (the file's) gives way silently.
+
+    Raises: EngineRefusal.
+    """
+    for role in ("key", "value"):
+        name = getattr(setup.dtypes, role)
+        if role in setup.asked and DTYPES[name].row_bytes(256) != DTYPES[own].row_bytes(256):
+            raise EngineRefusal(
+                f"{engine} cannot keep its cache in {name}: it takes {own}", fix=fix, field="kv-dtype", value=name
+            )
 
 
 def read_options(engine: Engine, pairs: Sequence[str]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from kvcalc.core.component import Chunked, Component, Constant, Strided, Windowe
 from kvcalc.core.model import Model
 from kvcalc.core.plan import CachePlan, Layout, Load, RankPlan, Tensor
 from kvcalc.dtypes import DTYPES
-from kvcalc.engines.base import Option, Setup
+from kvcalc.engines.base import Option, Setup, need_own_type
 from kvcalc.engines.classes import class_of
 from kvcalc.engines.ideal import stage_bounds
 from kvcalc.errors import EngineRefusal
@@ -127,7 +127,7 @@ class Exllamav3Planner:
     @staticmethod
     def _pages(stage: tuple[Group, ...], pool_bytes: int, slots: int) -> int:
         fixed = _bytes(stage, 0, slots)
-        return (pool_bytes - fixed) // ((_bytes(stage, 1, slots) - fixed) or 1)
+        return (pool_bytes - fixed) // (_bytes(stage, 1, slots) - fixed)
 
     def report(self, load: Load, pool_bytes: int | None = None) -> dict[str, object]:
         """What `Cache` would hold for the load, and with a pool the largest max_num_tokens."""
@@ -143,7 +143,9 @@ class Exllamav3Planner:
             "storage_size": sum(_bytes(stage, pages, slots) for stage in self.stages),
         }
         if pool_bytes is not None and page:
-            found["max_num_tokens"] = max(min(self._pages(stage, pool_bytes, slots) for stage in self.stages), 0) * PAGE
+            # A stage of rings and states alone has no pages to run out of.
+            paged = [stage for stage in self.stages if _bytes(stage, 1, slots) > _bytes(stage, 0, slots)]
+            found["max_num_tokens"] = max(min(self._pages(stage, pool_bytes, slots) for stage in paged), 0) * PAGE
         return found
 
 
@@ -241,6 +243,8 @@ def _launch(model: Model, setup: Setup) -> Launch:
         raise EngineRefusal(
             f"ExLlamaV3 cannot keep its cache in {key}", fix="use -o k_bits=8 -o v_bits=8 (2 to 8)", field="kv-dtype"
         )
+    if k_bits is None and v_bits is None:
+        need_own_type("ExLlamaV3", "float16", setup, fix="use -o k_bits=8 -o v_bits=8 (2 to 8)")
     k_bits = k_bits if k_bits is not None else v_bits
     v_bits = v_bits if v_bits is not None else k_bits
     if k_bits is not None and not (2 <= k_bits <= 8 and v_bits is not None and 2 <= v_bits <= 8):

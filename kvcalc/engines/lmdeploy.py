@@ -253,7 +253,8 @@ def _launch(model: Model, setup: Setup) -> Launch:
         if key != setup.dtypes.value:
             raise EngineRefusal("LMDeploy has one quant_policy for K and V", fix="give --kv-dtype one type")
         own = (model.dtype, "bfloat16", "float16")
-        policy = 0 if key in own or key == model.cache_dtype else _BY_DTYPE.get(key)
+        unasked = key == model.cache_dtype and "key" not in setup.asked
+        policy = 0 if key in own or unasked else _BY_DTYPE.get(key)
         if policy is None:
             raise EngineRefusal(
                 f"LMDeploy cannot keep its cache in {key}", fix=f"one of: {', '.join(_BY_DTYPE)}", field="kv-dtype"

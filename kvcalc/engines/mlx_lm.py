@@ -19,7 +19,7 @@ from kvcalc.core.component import Chunked, Component, Constant, Law, Windowed
 from kvcalc.core.model import Model
 from kvcalc.core.plan import CachePlan, Layout, Load, RankPlan, Tensor
 from kvcalc.dtypes import DTYPES
-from kvcalc.engines.base import Option, Setup
+from kvcalc.engines.base import Option, Setup, need_own_type
 from kvcalc.errors import EngineRefusal
 from kvcalc.units import ceil_div
 
@@ -264,6 +264,8 @@ def _launch(model: Model, setup: Setup) -> Launch:
     key = setup.dtypes.key
     if key not in ("bfloat16", "float16", "float32", model.dtype, model.cache_dtype):
         raise EngineRefusal(f"MLX-LM cannot keep its cache in {key}", fix="use -o kv_bits=8 or 4", field="kv-dtype")
+    if bits is None:
+        need_own_type("MLX-LM", model.dtype, setup, fix="use -o kv_bits=8 or 4")
     start = get("quantized_kv_start")
     return Launch(
         bits=bits or 0,

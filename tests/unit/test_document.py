@@ -178,3 +178,11 @@ def test_names_are_printable_and_short(key: str) -> None:
         with pytest.raises(ModelFileError, match=f"{key} has {len(value)} characters"):
             model_from_document(doc(**{"attention": MQA, key: value}))
     assert model_from_document(doc(**{"attention": MQA, key: "é" * MAX_NAME}))
+
+
+@pytest.mark.parametrize("weights", [{}, {"source": None}, {"dtype": None, "bytes": None}])
+def test_weights_that_say_nothing_are_absent(weights: dict[str, Any]) -> None:
+    """A model is equal to the one its own document gives."""
+    model = model_from_document(doc(attention=MQA, weights=weights))
+    assert model.weights is None
+    assert model_from_document(document_from_model(model)) == model

@@ -316,7 +316,7 @@ def test_mlx_layers_with_several_caches() -> None:
         ({"kv_bits": 2, "kv_group_size": 32, "quantized_kv_start": 0}, (2, 32, 0, None, 1)),
         ({"kv_bits": 3}, (3, 64, 5000, None, 1)),
         ({"max_kv_size": 77, "max_tokens": 9}, (0, 64, 5000, 77, 9)),
-        *(({"types": {"key": key}}, (0, 64, 5000, None, 1)) for key in ("float16", "float32", "fp8_e4m3")),
+        *(({"types": {"key": key}}, (0, 64, 5000, None, 1)) for key in ("float16", "bfloat16")),
     ],
 )
 def test_mlx_options(options: dict[str, Any], launch: tuple[Any, ...]) -> None:
