@@ -21,7 +21,7 @@ from kvcalc.errors import EngineRefusal, KvcalcError, UsageError, short
 from kvcalc.targets import Target
 
 if TYPE_CHECKING:
-    from kvcalc.core.result import Curve, CurvePoint, LedgerBar, SessionsPoint
+    from kvcalc.core.drawn import Curve, CurvePoint, LedgerBar, SessionsPoint
 
 WHAT = ("context", "sessions", "ledger")
 #: Contexts between a power of two and the next; integers, because 2**k * 8 / 8 is one from k = 3 on.

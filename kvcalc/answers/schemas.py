@@ -9,23 +9,21 @@ from typing import Any, Literal, NotRequired, TypedDict, get_args, get_origin, g
 
 from kvcalc.answers.rows import DtypeRow, EngineRow, FileRow, GpuRow, ModelRow
 from kvcalc.core.advised import AdvisedModel, Decision, Finding, HeldRecord, LeverRecord, SeenDevice
+from kvcalc.core.drawn import Curve, LedgerBar, SweepRow
 from kvcalc.core.result import (
     Advice,
     CacheRecord,
-    Curve,
     EngineFitRecord,
     EngineInfo,
     FitRecord,
     GpuInfo,
     LayoutInfo,
-    LedgerBar,
     LedgerLine,
     MeasureRecord,
     ModelInfo,
     PlanRow,
     Requirement,
     SessionsRecord,
-    SweepRow,
     Term,
     TierRow,
     VariantRecord,

@@ -17,7 +17,7 @@ from calling import Call
 from sound import TINY
 
 from kvcalc.answers.curves import PER_OCTAVE, each_point, grid
-from kvcalc.core.result import CurvePoint
+from kvcalc.core.drawn import CurvePoint
 from kvcalc.errors import EngineRefusal
 from kvcalc.render.plot.axis import bytes_axis, counts_axis, tokens_axis
 from kvcalc.render.plot.image import spread

@@ -20,8 +20,8 @@ from calling import ROOT, Call
 from sound import TINY
 
 from kvcalc.answers.sweep import COLUMNS, MAX_POINTS
+from kvcalc.core.drawn import SweepRow
 from kvcalc.core.plan import Load
-from kvcalc.core.result import SweepRow
 from kvcalc.engines import engine_names
 from kvcalc.errors import KvcalcError
 from kvcalc.planning.ledger import load_seen
