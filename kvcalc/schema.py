@@ -153,7 +153,11 @@ def _document_path(loc: Sequence[str | int], doc: Any) -> tuple[FieldPath, Any]:
     current: Any = doc
     around: Any = doc
     tags = {"one", "named", "int", "float", "constrained-float", "str", "bool", *KIND_TAGS}
+    entered: Any = None
     for part in loc:
+        if isinstance(current, dict) and current is not entered and part == current.get("kind"):
+            entered = current  # the tag of the block's kind, even where the block has a key of that name
+            continue
         is_key = isinstance(current, dict) and part in current
         if is_key or (isinstance(current, list) and isinstance(part, int) and part < len(current)):
             around, current = current, current[part]

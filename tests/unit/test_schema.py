@@ -122,3 +122,17 @@ def test_files(tmp_path: Path) -> None:
     (tmp_path / "m.json").write_text(json.dumps(DOC))
     (tmp_path / "m.yaml").write_text(json.dumps(DOC))
     assert load_file(tmp_path / "m.json") == load_file(tmp_path / "m.yaml") == model_from_document(DOC)
+
+
+@pytest.mark.parametrize("attention", [{"kind": "mha", "mha": 36}, {"a": {"kind": "mha", "mha": 36}}])
+def test_a_key_named_like_the_kind_is_an_unknown_key(attention: dict[str, Any]) -> None:
+    """pydantic names the kind on the way to a fault; a key of the same name is not mistaken for it."""
+    fields = {"heads": 4, "head_dim": 8}
+    block = attention if "kind" in attention else attention["a"]
+    document = {"name": "m", "layers": 2, "dtype": "bfloat16", "attention": attention}
+    for more in ({}, fields):
+        block |= more
+        with pytest.raises(ModelFileError, match="unknown key 'mha'") as caught:
+            check_document(document, file="m.json")
+        assert caught.value.field == ("attention.mha" if "kind" in attention else "attention.a.mha")
+        assert "groups" in (caught.value.fix or "")
