@@ -38,6 +38,7 @@ LIMITS = {
 }
 _CHECK_LIMITS = {"context": MAX_TOKENS, "bytes": MAX_BYTES, "sessions": MAX_SESSIONS}
 MAX_NAME = 200
+COMPUTE_TYPES = ("bfloat16", "float16", "float32")
 
 
 def model_from_document(doc: Mapping[str, Any], *, file: str | None = None) -> Model:
@@ -75,7 +76,7 @@ def _model(doc: Mapping[str, Any]) -> Model:
         name=doc["name"],
         layers=layers,
         blocks=blocks,
-        dtype=_dtype(doc["dtype"], "dtype") or "",
+        dtype=_compute_type(doc["dtype"]),
         cache_dtype=_dtype(doc.get("cache_dtype"), "cache_dtype"),
         state_dtype=_dtype(doc.get("state_dtype"), "state_dtype"),
         index_dtype=_dtype(doc.get("index_dtype"), "index_dtype"),
@@ -134,6 +135,19 @@ def _dtype(name: str | None, field: str) -> str | None:
         return get_dtype(name, field=field).name
     except KvcalcError as error:
         raise ModelFileError(str(error), fix=error.fix, field=field, value=name) from None
+
+
+def _compute_type(name: str) -> str:
+    """The type a model computes in, which is its cache's where nothing else is said: no quantised or integer one."""
+    found = _dtype(name, "dtype") or ""
+    if found not in COMPUTE_TYPES:
+        raise ModelFileError(
+            f"dtype is {found}, which no model computes in",
+            fix=f"one of: {', '.join(COMPUTE_TYPES)}; a cache in another type is cache_dtype",
+            field="dtype",
+            value=name,
+        )
+    return found
 
 
 def _weights(doc: Mapping[str, Any] | None) -> Weights | None:

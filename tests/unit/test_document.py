@@ -186,3 +186,13 @@ def test_weights_that_say_nothing_are_absent(weights: dict[str, Any]) -> None:
     model = model_from_document(doc(attention=MQA, weights=weights))
     assert model.weights is None
     assert model_from_document(document_from_model(model)) == model
+
+
+@pytest.mark.parametrize("dtype", ["fp8", "int8", "int64", "q8_0", "mxfp4", "nvfp4"])
+def test_no_model_computes_in_a_quantised_type(dtype: str) -> None:
+    """Engines would take it for the cache's element, and blocks of 32 for elements: refused where it is read."""
+    with pytest.raises(ModelFileError, match="which no model computes in") as caught:
+        model_from_document(doc(attention=MQA, dtype=dtype))
+    assert caught.value.field == "dtype"
+    assert "cache_dtype" in (caught.value.fix or "")
+    assert model_from_document(doc(attention=MQA, cache_dtype=dtype))
