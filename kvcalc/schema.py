@@ -153,10 +153,10 @@ def _document_path(loc: Sequence[str | int], doc: Any) -> tuple[FieldPath, Any]:
     current: Any = doc
     around: Any = doc
     tags = {"one", "named", "int", "float", "constrained-float", "str", "bool", *KIND_TAGS}
-    entered: Any = None
-    for part in loc:
-        if isinstance(current, dict) and current is not entered and part == current.get("kind"):
-            entered = current  # the tag of the block's kind, even where the block has a key of that name
+    # (attention, one, KIND, ...) or (attention, named, block, KIND, ...): the kind is a tag even where a key has its name.
+    tag_at = {"one": 2, "named": 3}.get(str(loc[1])) if len(loc) > 1 and loc[0] == "attention" else None
+    for place, part in enumerate(loc):
+        if place == tag_at:
             continue
         is_key = isinstance(current, dict) and part in current
         if is_key or (isinstance(current, list) and isinstance(part, int) and part < len(current)):

@@ -136,3 +136,14 @@ def test_a_key_named_like_the_kind_is_an_unknown_key(attention: dict[str, Any]) 
             check_document(document, file="m.json")
         assert caught.value.field == ("attention.mha" if "kind" in attention else "attention.a.mha")
         assert "groups" in (caught.value.fix or "")
+
+
+@pytest.mark.parametrize("extra", [{"kind": "kind"}, {"kind": "mha", "mha": 1}, {"source": {"kind": "mha", "mha": 1}}])
+def test_a_kind_elsewhere_is_an_unknown_key(extra: dict[str, Any]) -> None:
+    """Only a block of attention has a kind."""
+    block = {"kind": "gqa", "heads": 4, "groups": 2, "head_dim": 8}
+    for attention in (block, {"a": block}, {"mha": block}):
+        document = {"name": "m", "layers": 2, "dtype": "bfloat16", "attention": attention, **extra}
+        with pytest.raises(ModelFileError, match="unknown key 'kind'") as caught:
+            check_document(document, file="m.json")
+        assert caught.value.field == ("source.kind" if "source" in extra else "kind")
