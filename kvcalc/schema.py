@@ -153,7 +153,7 @@ def _document_path(loc: Sequence[str | int], doc: Any) -> tuple[FieldPath, Any]:
     current: Any = doc
     around: Any = doc
     tags = {"one", "named", "int", "float", "constrained-float", "str", "bool", *KIND_TAGS}
-    # (attention, one, KIND, ...) or (attention, named, block, KIND, ...): the kind is a tag even where a key has its name.
+    # (attention, one, KIND, ...), (attention, named, block, KIND, ...): a tag, even where a key has the kind's name.
     tag_at = {"one": 2, "named": 3}.get(str(loc[1])) if len(loc) > 1 and loc[0] == "attention" else None
     for place, part in enumerate(loc):
         if place == tag_at:
