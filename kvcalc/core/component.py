@@ -4,8 +4,7 @@ A `Component` is one array: its role decides the dtype, its growth law how many 
 fills, its parts how wide one slot is and how tensor parallelism divides it. Kinds produce components,
 engines turn them into tensors; neither needs to know the other.
 
-Named tuples; `rule` keeps laws with equal
-numbers apart (a tuple equals any tuple with the same items).
+Named tuples; `rule` keeps laws with equal numbers apart (a tuple equals any tuple with the same items).
 """
 
 from __future__ import annotations
