@@ -42,10 +42,15 @@ class Allocation(TypedDict, total=False):
     gpu: str
 
 
-class Cached(Allocation, total=False):
-    """Allocation, and the load: context tokens per session (default 8k), sessions (default 1)."""
+class Context(Allocation, total=False):
+    """Allocation, and context tokens per session (default 8k)."""
 
     context: Tokens
+
+
+class Cached(Context, total=False):
+    """Allocation, and the load: context tokens per session, sessions (default 1)."""
+
     sessions: int
 
 
@@ -165,7 +170,7 @@ class OffloadOptions(Cached, total=False):
     chunk: int
 
 
-class TransferOptions(Cached, total=False):
+class TransferOptions(Context, total=False):
     """Of `transfer`. rate: requests per second."""
 
     rate: float | str

@@ -302,7 +302,8 @@ COMMANDS: dict[str, Spec] = {
         "Bytes of a hand-off of -c tokens, bandwidth for a rate of requests, time on a link.\n\n"
         "Example: kvcalc transfer kimi-k2 -c 8150 --kv-dtype fp8 --rate 20 --link 50GB/s",
         _ONE,
-        (*_TRANSFER, *_CACHE, *_MODELS, *_OUTPUT),
+        # One request at a time is handed over: no --sessions.
+        (*_TRANSFER, *(option for option in _CACHE if option.name != "sessions"), *_MODELS, *_OUTPUT),
     ),
     "plot": Spec(
         "Cache or sessions against context, or a GPU's memory, as a picture.",

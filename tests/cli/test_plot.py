@@ -157,7 +157,6 @@ def test_errors_say_what_and_write_nothing(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
 ) -> None:
     """What cannot be drawn or written is a usage error, and no file appears."""
-    pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
     done = call("plot", *arguments)
     assert done.code == 2
@@ -210,7 +209,6 @@ def test_names_do_not_touch() -> None:
 
 def test_lines_that_hide_each_other_are_named(call: Call) -> None:
     """A model whose curve lies on another's is named in the picture, and a context with no session is a sentence."""
-    pytest.importorskip("plotext")
     out = call("plot", "llama3", "llama3.1-8b", "--to", "8k", "--scale", "linear", "--format", "table").out
     assert "llama-3.1-8b: the same as llama-3-8b" in out
     done = call("plot", "llama3", "--what", "sessions", "--pool", "1MiB", "--format", "table")
@@ -245,7 +243,6 @@ def test_without_plotext_curves_stay_numbers(call: Call, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("kind", ["png", "svg"])
 def test_images_are_sound_and_repeat(call: Call, tmp_path: Path, kind: str) -> None:
     """PNG and SVG are what their names say, the same bytes each time, without a date, and replace the old file."""
-    pytest.importorskip("matplotlib")
     model = tmp_path / "m.yaml"
     model.write_text(TINY.replace("name: tiny", f"name: '{HOSTILE}'"))
     path = tmp_path / f"a.{kind}"
@@ -270,7 +267,6 @@ def test_images_are_sound_and_repeat(call: Call, tmp_path: Path, kind: str) -> N
 
 def test_nothing_is_left_behind_where_a_folder_is_in_the_way(call: Call, tmp_path: Path) -> None:
     """A file that cannot be put in its place leaves no part of it."""
-    pytest.importorskip("matplotlib")
     (tmp_path / "a.png").mkdir()
     done = call("plot", "llama3", "--what", "ledger", "--pool", "24GiB", "--output", str(tmp_path / "a.png"))
     assert (done.code, "cannot write" in done.err) == (2, True)
@@ -280,7 +276,6 @@ def test_nothing_is_left_behind_where_a_folder_is_in_the_way(call: Call, tmp_pat
 @pytest.mark.skipif(os.name != "posix", reason="modes of files")
 def test_a_written_file_has_the_usual_mode(call: Call, tmp_path: Path) -> None:
     """A picture is readable as any file the user makes."""
-    pytest.importorskip("matplotlib")
     mask = os.umask(0o027)
     try:
         call("plot", "llama3", "--what", "ledger", "--pool", "24GiB", "--output", str(tmp_path / "a.png"))
@@ -314,7 +309,6 @@ class Loads(HTMLParser):
 @pytest.mark.parametrize("what", ["context", "sessions", "ledger"])
 def test_the_page_fetches_nothing(call: Call, tmp_path: Path, what: str) -> None:
     """One page with its script inside: no element loads anything, no name becomes markup, no button sends data away."""
-    pytest.importorskip("plotly")
     model = tmp_path / "m.yaml"
     model.write_text(TINY.replace("name: tiny", f"name: '{HOSTILE}'"))
     load = [] if what == "context" else ["--gpu", "h100"]
@@ -340,7 +334,6 @@ def test_the_terminals_picture_fits_its_width(
     call: Call, monkeypatch: pytest.MonkeyPatch, columns: int, term: str
 ) -> None:
     """No line is wider than the screen; a dumb terminal gets ASCII only; every series has its letter and name."""
-    pytest.importorskip("plotext")
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("LINES", "40")
     monkeypatch.setenv("TERM", term)

@@ -74,7 +74,6 @@ def test_it_is_made_of_the_other_answers(call: Call, tmp_path: Path) -> None:
 
 def test_the_page_is_sound_and_says_the_numbers(call: Call, tmp_path: Path, hostile: str) -> None:
     """HTML: every tag is closed, nothing is fetched, a name stays a name, the pictures are inside."""
-    pytest.importorskip("matplotlib")
     path = tmp_path / "r.html"
     done = call("report", hostile, "llama3", "--gpu", "h200", "-c", "32k", "-n", "16", "--output", str(path))
     assert (done.code, done.err, done.out) == (0, "", f"wrote {path}\n")
