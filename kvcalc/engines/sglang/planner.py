@@ -210,10 +210,11 @@ def _mapping(full: int, page: int) -> Tensor:
 def _v4_tensors(stage: StagePools, rule: V4Pools, full: int) -> tuple[list[Tensor], int]:
     requests = rule.requests(rule.priced(full))
     swa = rule.swa_tokens(full)
-    first = stage.stage.start
     tensors = [_mapping(full, rule.page)]
-    for _, name, layers, shape, dtype, item in rule.arrays(full, swa, requests):
-        size = layers * shape[0] * shape[1] * item
-        where = tuple(range(first, first + layers))
-        tensors.append(Tensor(name, "compressed", "kv", "tokens", where, layers, shape[0], shape, dtype, size))
+    for _, name, ratio, shape, dtype, item in rule.arrays(full, swa, requests):
+        where = tuple(
+            index for index, own in enumerate(stage.stage.ratios, stage.stage.start) if ratio is None or own == ratio
+        )
+        size = len(where) * shape[0] * shape[1] * item
+        tensors.append(Tensor(name, "compressed", "kv", "tokens", where, len(where), shape[0], shape, dtype, size))
     return tensors, sum(tensor.bytes for tensor in tensors)

@@ -139,7 +139,8 @@ def _stage_report(
         storage |= pool.storage(count, page)
         log.append(pool.log(count, page))
     if isinstance(stage.rule, V4Pools):
-        for group, _, layers, shape, _, item in stage.rule.arrays(size.tokens, size.swa or 0, requests):
+        for group, _, ratio, shape, _, item in stage.rule.arrays(size.tokens, size.swa or 0, requests):
+            layers = stage.rule.count(ratio)
             storage[f"kv.{group}"] = storage.get(f"kv.{group}", 0) + layers * shape[0] * shape[1] * item
     if not isinstance(stage.rule, OnePool):
         storage["kv.full_to_swa_index_mapping"] = ((size.full or 0) + page + 1) * 8

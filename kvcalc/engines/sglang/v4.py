@@ -145,25 +145,31 @@ class V4Pools:
             budget = larger
         return budget
 
-    def arrays(self, full: int, swa: int, requests: int) -> list[tuple[str, str, int, tuple[int, ...], str, int]]:
-        """(attribute, name, layers, shape, dtype, bytes per element) of every tensor."""
+    def count(self, ratio: int | None) -> int:
+        """Layers that compress by `ratio`; None: all of the stage."""
+        return self.layers if ratio is None else {4: self.csa, 128: self.hca}[ratio]
+
+    def arrays(
+        self, full: int, swa: int, requests: int
+    ) -> list[tuple[str, str, int | None, tuple[int, int], str, int]]:
+        """(attribute, name, ratio of its layers, shape, dtype, bytes per element) of every tensor of each of them."""
         pages = ceil_div(swa + self.page, self.page)
         c4 = ceil_div(full // 4 + self.page, self.page // 4)
         c128 = ceil_div(full // 128 + self.page, self.page // 128)
         index = ceil_div(full // 4 + self.page, INDEX_PAGE)
         rows4 = ceil_div(swa // self.page * RING_4 + RING_4 + 1, 4) * 4
         state, scores = "compress_state_pools.kv_score_buffer.kv_score", "kv_score"
-        found = [
-            ("swa_kv_pool.kv_buffer", "window_kv", self.layers, (pages, page_bytes(self.page)), "int8", 1),
-            ("kv_pools.kv_buffer", "compressed_kv", self.csa, (c4, page_bytes(self.page // 4)), "int8", 1),
-            ("kv_pools.kv_buffer", "compressed_kv", self.hca, (c128, page_bytes(self.page // 128)), "int8", 1),
-            ("index_pools.index_k_with_scale_buffer", "index_key", self.csa, (index, INDEX_PAGE * INDEX_BYTES),
+        found: list[tuple[str, str, int | None, tuple[int, int], str, int]] = [
+            ("swa_kv_pool.kv_buffer", "window_kv", None, (pages, page_bytes(self.page)), "int8", 1),
+            ("kv_pools.kv_buffer", "compressed_kv", 4, (c4, page_bytes(self.page // 4)), "int8", 1),
+            ("kv_pools.kv_buffer", "compressed_kv", 128, (c128, page_bytes(self.page // 128)), "int8", 1),
+            ("index_pools.index_k_with_scale_buffer", "index_key", 4, (index, INDEX_PAGE * INDEX_BYTES),
              "int8", 1),
-            (state, f"pending_{scores}", self.csa, (rows4, STATE_4), "float32", FLOAT),
-            (state, f"pending_{scores}", self.hca, (self.state_rows_128(requests), STATE_128), "float32", FLOAT),
-            (f"indexer_{state}", f"pending_index_{scores}", self.csa, (rows4, 4 * self.index_dim), "float32", FLOAT),
+            (state, f"pending_{scores}", 4, (rows4, STATE_4), "float32", FLOAT),
+            (state, f"pending_{scores}", 128, (self.state_rows_128(requests), STATE_128), "float32", FLOAT),
+            (f"indexer_{state}", f"pending_index_{scores}", 4, (rows4, 4 * self.index_dim), "float32", FLOAT),
         ]  # fmt: skip
-        return [row for row in found if row[2]]
+        return [row for row in found if self.count(row[2])]
 
 
 def v4_pools(geometry: Geometry, stage: Stage, settings: Settings) -> V4Pools:
